@@ -1,0 +1,48 @@
+# Everything runs in .venv, which the first of these makes; PYTHON=python3.12 chooses
+# what it is made with. ARGS are handed on: make test ARGS="-k history".
+
+PYTHON ?= python3
+export PYTHON
+VENV := .venv/bin/python
+
+help: ## List what there is (plain `make`)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+run: ## Start the server: http://localhost:8080, or what config.yaml says
+	@scripts/environment.sh run
+	@exec $(VENV) manage.py serve $(ARGS)
+
+test: environment ## Run the tests
+	@$(VENV) -m pytest $(ARGS)
+
+check: check-format check-lint check-types check-imports check-migrations check-deploy ## Check all else: format, lint, types, imports, migrations, deployment
+
+format: environment ## Format the code and mend what the linter can
+	@$(VENV) -m ruff check --fix --quiet . ; $(VENV) -m ruff format .
+
+clean: ## Remove .venv and the tools' caches; databases and keys stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+environment:
+	@scripts/environment.sh dev
+
+check-format: environment
+	$(VENV) -m ruff format --check .
+
+check-lint: environment
+	$(VENV) -m ruff check .
+
+check-types: environment
+	LLMBACKEND_CONFIG=tests/production.yaml $(VENV) -m mypy
+
+check-imports: environment
+	.venv/bin/lint-imports
+
+check-migrations: environment
+	$(VENV) manage.py makemigrations --check --dry-run --settings tests.settings
+
+check-deploy: environment
+	LLMBACKEND_CONFIG=tests/production.yaml $(VENV) manage.py check --deploy --fail-level WARNING
+
+.PHONY: help run test check format clean environment check-format check-lint check-types check-imports check-migrations check-deploy

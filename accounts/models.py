@@ -1,0 +1,88 @@
+"""Who is asking."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+from django.contrib.auth.models import AbstractUser, UserManager as DjangoUserManager
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+USERNAME_LENGTH = 150
+# A character becomes at most three when its case is folded.
+FOLDED_LENGTH = 3 * USERNAME_LENGTH
+
+
+def folded(username: str) -> str:
+    """
+    The form in which two usernames are compared: NFKC, without case.
+
+    The database cannot do it: SQLite's LOWER() knows ASCII only.
+
+    >>> folded("Ünal") == folded("ÜNAL")
+    True
+    """
+    # Folding may take a letter apart that normalizing puts together again.
+    return _normalized(_normalized(username).casefold())
+
+
+def _normalized(username: str) -> str:
+    return unicodedata.normalize("NFKC", username)
+
+
+def validate_username(username: str) -> None:
+    """Raise ValidationError for what cannot be read back: blanks around, controls."""
+    stored = _normalized(username)
+    if stored != stored.strip() or not username.isprintable():
+        raise ValidationError(
+            _("A username has no control characters and no blanks at its ends.")
+        )
+    if len(stored) > USERNAME_LENGTH:
+        raise ValidationError(_("This username is too long."))
+
+
+class UserManager(DjangoUserManager["User"]):
+    """Finds users by name regardless of case."""
+
+    def get_by_natural_key(self, username: str | None) -> User:
+        return self.get(username_folded=folded(username or ""))
+
+
+class User(AbstractUser):
+    """A person or program with an account."""
+
+    username = models.CharField(
+        _("username"),
+        max_length=USERNAME_LENGTH,
+        unique=True,
+        validators=[validate_username],
+    )
+    username_folded = models.CharField(
+        max_length=FOLDED_LENGTH, unique=True, editable=False
+    )
+    token_version = models.PositiveIntegerField(
+        default=0,
+        editable=False,
+        help_text="Tokens carry it; raising it ends all that were issued before.",
+    )
+
+    objects = UserManager()  # type: ignore[misc]
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.username_folded = folded(self.username)
+        # Django's mark of a new password, as against a stronger hash of the old one.
+        if self._password is not None:  # type: ignore[attr-defined]
+            self.token_version += 1
+        super().save(*args, **kwargs)
+
+
+class RevokedToken(models.Model):
+    """A token that was logged out before it expired."""
+
+    jti = models.CharField(max_length=64, primary_key=True)
+    expires_at = models.DateTimeField(db_index=True)
+
+    def __str__(self) -> str:
+        return self.jti

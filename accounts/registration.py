@@ -1,0 +1,19 @@
+"""New accounts."""
+
+from __future__ import annotations
+
+from django.db import IntegrityError
+
+from accounts.models import User, folded
+from llmbackend.errors import UsernameTaken
+
+
+def register(*, username: str, password: str) -> User:
+    """Create a user; raise UsernameTaken, whatever the case of the letters."""
+    # Asked first, so that a taken name costs no hash.
+    if User.objects.filter(username_folded=folded(username)).exists():
+        raise UsernameTaken
+    try:
+        return User.objects.create_user(username, password=password)
+    except IntegrityError as exc:
+        raise UsernameTaken from exc

@@ -1,0 +1,245 @@
+"""What a provider's chunks say, put together; pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from chat.eventstream import BOM, EventReader
+from chat.hygiene import Hygiene
+from llmbackend.errors import (
+    AnswerTooLong,
+    EmptyAnswer,
+    LLMBackendError,
+    ProviderError,
+    ProviderProtocol,
+    Truncated,
+)
+
+_decoded = json.JSONDecoder().decode
+
+# Names providers give to an answer they broke off themselves: not a finish.
+BROKEN_OFF = {"error", "network_error", "insufficient_system_resource", "abort"}
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the provider says it counted."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(slots=True)
+class Delta:
+    """What one network read added to the answer; never both empty."""
+
+    text: str
+    reasoning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The provider's terminal signal was seen: the answer is whole."""
+
+    finish_reason: str
+    usage: Usage | None
+
+
+class Completion:
+    """
+    An answer as its provider's bytes tell it, streamed or in one JSON object.
+
+    Feed it bytes until `ended`, or `close` it at the end of the bytes; then ask for
+    its `outcome`.
+    """
+
+    def __init__(self, *, max_characters: int, max_line: int) -> None:
+        """`max_characters` bounds text and reasoning together."""
+        self.ended = False
+        self.done = False
+        self.finish_reason = ""
+        self.complaint = ""
+        self.events = 0
+        self.characters = 0
+        self._max_characters = max_characters
+        self._max_line = max_line
+        self._failure: LLMBackendError | None = None
+        self._usage: Usage | None = None
+        self._document: bytearray | None = None
+        self._sniffed = False
+        self._reader = EventReader(max_line=max_line)
+        self._text_hygiene = Hygiene()
+        self._reasoning_hygiene = Hygiene()
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether a stream that had begun ended with no sign of its end."""
+        whole = self._failure or self.done or self.finish_reason
+        return self.ended and self.events > 0 and not whole
+
+    def feed(self, data: bytes) -> Delta | None:
+        """What these bytes add; None for nothing yet."""
+        if not self._sniffed:
+            self._sniff(data)
+        if self._document is not None:
+            self._document += data
+            if len(self._document) > self._max_line + 4 * self._max_characters:
+                self._fail(ProviderProtocol())
+            return None
+        try:
+            payloads = self._reader.feed(data)
+        except ProviderProtocol as exc:
+            self._fail(exc)
+            return None
+        for payload in payloads:
+            self._take(payload)
+            if self.ended:
+                break
+        return self._delta()
+
+    def close(self) -> Delta | None:
+        """What the end of the bytes adds; afterwards the answer has `ended`."""
+        if not self.ended and self._document is not None:
+            self._take_document(bytes(self._document))
+        elif not self.ended:
+            self._take_rest()
+        self.ended = True
+        return self._delta()
+
+    def outcome(self) -> Finish:
+        """How the answer ended; raise what kept it from being whole."""
+        if self._failure:
+            raise self._failure
+        if not self.done and not self.finish_reason:
+            raise Truncated if self.characters else ProviderProtocol
+        reason = self.finish_reason or "stop"
+        if not self.characters and reason not in {"length", "content_filter"}:
+            raise EmptyAnswer
+        return Finish(reason, self._usage)
+
+    def _sniff(self, data: bytes) -> None:
+        """Tell by its first byte what the body is: content types are often wrong."""
+        start = data.removeprefix(BOM).lstrip()[:1]
+        self._sniffed = bool(start)
+        if start == b"{":
+            self._document = bytearray()
+        elif start == b"<":
+            self._fail(ProviderProtocol())
+
+    def _take(self, payload: bytes) -> None:
+        if payload.startswith(b"[DONE]"):
+            self.done = self.ended = True
+            return
+        if not payload:
+            return
+        self.events += 1
+        try:
+            chunk = _decoded(payload.decode())
+        except (ValueError, RecursionError):
+            self._fail(
+                ProviderProtocol(), complaint=payload[:4096].decode("utf-8", "replace")
+            )
+            return
+        self._take_chunk(chunk)
+
+    def _take_rest(self) -> None:
+        for payload in self._reader.flush():
+            if payload.startswith(b"[DONE]"):
+                self._take(payload)
+                return
+            try:
+                chunk = _decoded(payload.decode())
+            except (ValueError, RecursionError):
+                # The line was cut by the end of the stream: that is a truncation.
+                return
+            self._take_chunk(chunk)
+
+    def _take_document(self, body: bytes) -> None:
+        self._take(body.removeprefix(BOM).strip())
+        self.done = bool(self._text or self._reasoning or self.finish_reason)
+        if not self.done and not self._failure:
+            self._fail(ProviderProtocol())
+
+    def _take_chunk(self, chunk: Any) -> None:
+        if not isinstance(chunk, dict):
+            self._fail(ProviderProtocol())
+            return
+        if error := chunk.get("error"):
+            self._fail(ProviderError(), complaint=json.dumps(error))
+            return
+        if usage := chunk.get("usage"):
+            self._usage = _usage(usage) or self._usage
+        choices = chunk.get("choices")
+        if not isinstance(choices, list):
+            return
+        for choice in choices:
+            if isinstance(choice, dict) and not choice.get("index"):
+                self._take_choice(choice)
+
+    def _take_choice(self, choice: dict[str, Any]) -> None:
+        delta = choice.get("delta") or choice.get("message")
+        if isinstance(delta, dict):
+            if content := delta.get("content"):
+                self._text.append(_text(content))
+            if thought := delta.get("reasoning_content") or delta.get("reasoning"):
+                self._reasoning.append(_text(thought))
+        reason = choice.get("finish_reason")
+        if not reason or not isinstance(reason, str):
+            return
+        if reason in BROKEN_OFF:
+            self._fail(ProviderError(), complaint=reason)
+            return
+        self.finish_reason = "content_filter" if reason == "sensitive" else reason
+
+    def _delta(self) -> Delta | None:
+        """What was taken since the last delta, within the answer's bound."""
+        if not self._text and not self._reasoning and not self.ended:
+            return None
+        text = reasoning = ""
+        if self._text:
+            text = self._text_hygiene.feed("".join(self._text))
+            self._text.clear()
+        if self._reasoning:
+            reasoning = self._reasoning_hygiene.feed("".join(self._reasoning))
+            self._reasoning.clear()
+        if self.ended and not self._failure:
+            text += self._text_hygiene.flush()
+            reasoning += self._reasoning_hygiene.flush()
+        room = self._max_characters - self.characters
+        if len(text) + len(reasoning) > room:
+            self._failure = AnswerTooLong()
+            self.ended = True
+            reasoning = reasoning[:room]
+            text = text[: room - len(reasoning)]
+        self.characters += len(text) + len(reasoning)
+        return Delta(text, reasoning) if text or reasoning else None
+
+    def _fail(self, failure: LLMBackendError, *, complaint: str = "") -> None:
+        """End here; what goes wrong after the finish does not spoil the answer."""
+        self.ended = True
+        self.complaint = complaint
+        if not self.finish_reason:
+            self._failure = failure
+
+
+def _text(content: object) -> str:
+    """A delta's content, which some providers send as a list of parts."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    parts = [part.get("text") for part in content if isinstance(part, dict)]
+    return "".join(part for part in parts if isinstance(part, str))
+
+
+def _usage(usage: object) -> Usage | None:
+    if not isinstance(usage, dict):
+        return None
+    prompt, answer = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if not isinstance(prompt, int) or not isinstance(answer, int):
+        return None
+    return Usage(prompt, answer)

@@ -1,0 +1,43 @@
+"""Make a model's text storable: whole code points, no NUL; pure."""
+
+from __future__ import annotations
+
+import re
+
+_UNCLEAN = re.compile("[\x00\ud800-\udfff]")
+_HIGH_HALF = re.compile("[\ud800-\udbff]\\Z")
+
+
+class Hygiene:
+    """
+    Text that comes in pieces, cleaned so that the pieces still join up.
+
+    A provider may cut an emoji between its two UTF-16 halves. The first half waits
+    for the second; a half that stays alone becomes U+FFFD. NUL, which PostgreSQL
+    cannot store, is dropped.
+
+    >>> hygiene = Hygiene()
+    >>> hygiene.feed("Hi \\ud83d") + hygiene.feed("\\ude00!")
+    'Hi 😀!'
+    """
+
+    def __init__(self) -> None:
+        self._half = ""
+
+    def feed(self, text: str) -> str:
+        """The part of the text so far that is now certain and not yet given."""
+        if not self._half and not _UNCLEAN.search(text):
+            return text
+        text = self._half + text.replace("\x00", "")
+        self._half = text[-1] if _HIGH_HALF.search(text) else ""
+        return _joined(text.removesuffix(self._half))
+
+    def flush(self) -> str:
+        """What is left at the end: nothing, or U+FFFD for a half left alone."""
+        half, self._half = self._half, ""
+        return _joined(half)
+
+
+def _joined(text: str) -> str:
+    """UTF-16 halves joined into code points, lone ones replaced."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -1,0 +1,74 @@
+"""The message lists a model is sent; pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Protocol
+
+# Han with its extensions, kana, hangul, CJK punctuation and full-width forms.
+_CJK = re.compile(
+    "[\u1100-\u11ff\u2e80-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff"
+    "\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff]"
+)
+
+
+class Utterance(Protocol):
+    """A message of the history: `role` is user or assistant."""
+
+    @property
+    def role(self) -> str: ...
+    @property
+    def content(self) -> str: ...
+
+
+def plain(
+    *,
+    system_prompt: str,
+    earlier: Iterable[Utterance],
+    question: str,
+    budget: int,
+) -> list[dict[str, str]]:
+    """
+    The system prompt, what was said, and the question, within `budget` tokens.
+
+    Roles alternate: a question that got no text is joined with the next by an empty
+    line. The oldest whole turns are dropped first; prompt and question are kept
+    whatever their size.
+    """
+    turns, unanswered = paired(earlier)
+    asked = "\n\n".join([*unanswered, question])
+    left = budget - tokens(system_prompt) - tokens(asked)
+    kept: list[dict[str, str]] = []
+    for said, answered in reversed(turns):
+        left -= tokens(said) + tokens(answered)
+        if left < 0:
+            break
+        kept.append({"role": "assistant", "content": answered})
+        if said:
+            kept.append({"role": "user", "content": said})
+    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    return [*system, *reversed(kept), {"role": "user", "content": asked}]
+
+
+def paired(earlier: Iterable[Utterance]) -> tuple[list[tuple[str, str]], list[str]]:
+    """Questions with their answers, and the questions at the end without one."""
+    turns: list[tuple[str, str]] = []
+    unanswered: list[str] = []
+    for message in earlier:
+        if message.role == "user":
+            unanswered.append(message.content)
+        elif message.content:
+            turns.append(("\n\n".join(unanswered), message.content))
+            unanswered = []
+    return turns, unanswered
+
+
+def tokens(text: str) -> int:
+    """A rough count: 1 a CJK character, 0.3 any other, rounded up.
+
+    >>> tokens("你好"), tokens("hello world")
+    (2, 4)
+    """
+    cjk = 0 if text.isascii() else len(_CJK.findall(text))
+    return cjk + -(-(len(text) - cjk) * 3 // 10)

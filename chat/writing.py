@@ -1,0 +1,95 @@
+"""Draining a provider into an answer; what is written here is all an answer gets."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from django.conf import settings
+
+from chat.live import LiveAnswer
+from chat.relay import Deadlines, Delta, ModelRequest, Usage, relay
+from conversations.models import Message
+from conversations.turns import Turn
+from llmbackend.chat_models import Providers
+from llmbackend.errors import AnswerCut, Internal, LLMBackendError
+from llmbackend.providers import Connection
+
+logger = logging.getLogger(__name__)
+Status = Message.Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """How the writing of an answer ended."""
+
+    status: str
+    finish_reason: str = ""
+    usage: Usage | None = None
+    error: LLMBackendError | None = None
+
+
+async def write(
+    answer: LiveAnswer, *, messages: list[dict[str, str]], providers: Providers
+) -> Written:
+    """Grow `answer` by what its provider says, to the end; only a cancel is raised."""
+    try:
+        return await _drain(answer, messages, providers)
+    except AnswerCut as error:
+        return Written(status=Status.TRUNCATED, error=error)
+    except LLMBackendError as error:
+        return Written(status=Status.FAILED, error=error)
+    except Exception:
+        logger.exception("Writing message %s failed", answer.turn.message_id)
+        return Written(status=Status.FAILED, error=Internal())
+
+
+async def _drain(
+    answer: LiveAnswer, messages: list[dict[str, str]], providers: Providers
+) -> Written:
+    turn = answer.turn
+    connection = await connect(turn, providers)
+    pieces = relay(
+        client=connection.client,
+        request=ModelRequest(
+            model=turn.model,
+            messages=messages,
+            temperature=turn.temperature,
+            top_p=turn.top_p,
+            max_tokens=turn.max_tokens,
+        ),
+        api_key=connection.api_key,
+        deadlines=deadlines(),
+    )
+    async with aclosing(pieces):
+        async for piece in pieces:
+            if isinstance(piece, Delta):
+                answer.grow(text=piece.text, reasoning=piece.reasoning)
+            else:
+                return Written(
+                    status=Status.COMPLETE,
+                    finish_reason=piece.finish_reason,
+                    usage=piece.usage,
+                )
+    raise AssertionError("The relay ended without saying how.")
+
+
+async def connect(turn: Turn, providers: Providers) -> Connection:
+    """The client and the key for a turn: the conversation's key, or the config's."""
+    return await providers.connect_with(
+        turn.provider,
+        sealed_key=turn.sealed_key,
+        owner_id=turn.owner_id,
+        keys=settings.KEYS.field,
+    )
+
+
+def deadlines() -> Deadlines:
+    chat = settings.CONFIG.chat
+    return Deadlines(
+        connect=chat.connect_timeout,
+        first_token=chat.first_token_timeout,
+        silence=chat.silence_timeout,
+        total=chat.total_timeout,
+    )

@@ -1,0 +1,102 @@
+"""The messages of a conversation, from its root to its active leaf, and their cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from accounts.models import User
+from conversations.models import Conversation, Message
+from conversations.writers import interrupt_orphans
+from llmbackend import cache
+
+CACHE_SECONDS = 3600
+# To be raised when Said changes: another release may be reading the same Redis.
+FORM = 1
+STREAMING = Message.Status.STREAMING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """A message as a reader of history sees it."""
+
+    message_id: int
+    role: str
+    content: str
+    status: str
+    sources: list[Any]
+
+
+def history(*, user: User, conversation_id: int) -> tuple[Conversation, list[Said]]:
+    """An owned conversation and its messages, oldest first; raises NotFound."""
+    owned = Conversation.objects.owned_by(user).select_related("active_leaf")
+    conversation = owned.fetch(conversation_id)
+    leaf = conversation.active_leaf
+    if leaf is None:
+        return conversation, []
+    if leaf.status == STREAMING and interrupt_orphans(conversation_id=conversation_id):
+        return history(user=user, conversation_id=conversation_id)
+    if leaf.status != STREAMING:
+        return conversation, closed_path(conversation, leaf_id=leaf.pk)
+    earlier = closed_path(conversation, leaf_id=leaf.parent_id)
+    return conversation, [*earlier, said(leaf)]
+
+
+def said(message: Message) -> Said:
+    return Said(
+        message_id=message.number,
+        role=message.role,
+        content=message.content,
+        status=message.status,
+        sources=message.sources,
+    )
+
+
+def closed_path(conversation: Conversation, *, leaf_id: int | None) -> list[Said]:
+    """
+    The closed messages from the root to `leaf_id`, oldest first.
+
+    `leaf_id` must be what the conversation's version as read names: the cache is
+    keyed by that version, so that nothing stale can be found under it.
+    """
+    if leaf_id is None:
+        return []
+    key = cache_key(conversation.pk, conversation.version)
+    cached = cache.get(key)
+    if cached is not None:
+        return [Said(**row) for row in cached]
+    path = _path_from_database(conversation.pk, leaf_id)
+    rows = [_as_row(message) for message in path]
+    stored = cache.put(key, rows, seconds=CACHE_SECONDS)
+    # A deletion since the first read has already dropped what was cached by then.
+    if stored and not Conversation.objects.filter(pk=conversation.pk).exists():
+        cache.forget([key])
+    return path
+
+
+def forget(*, conversation_id: int, version: int) -> None:
+    """Drop what is cached of a deleted conversation, under every version it had."""
+    cache.forget([cache_key(conversation_id, old) for old in range(version + 1)])
+
+
+def cache_key(conversation_id: int, version: int) -> str:
+    return f"history:{FORM}:{conversation_id}:{version}"
+
+
+def _as_row(message: Said) -> dict[str, Any]:
+    return {name: getattr(message, name) for name in Said.__slots__}
+
+
+def _path_from_database(conversation_id: int, leaf_id: int) -> list[Said]:
+    rows = {
+        row.pk: row
+        for row in Message.objects.filter(conversation_id=conversation_id).only(
+            "number", "parent_id", "role", "content", "status", "sources"
+        )
+    }
+    path = []
+    node = rows.get(leaf_id)
+    while node is not None:
+        path.append(said(node))
+        node = rows.get(node.parent_id) if node.parent_id else None
+    return path[::-1]

@@ -1,0 +1,57 @@
+"""Conversations begin and go."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from accounts.models import User
+from conversations import history
+from conversations.models import Conversation
+from llmbackend.chat_models import usable_provider_for
+from llmbackend.config import Provider
+from llmbackend.crypto import origin_of, seal
+
+
+def create(*, owner: User, title: str, model: str, api_key: str) -> Conversation:
+    """
+    A new conversation; the key, if any, is sealed for the model's provider.
+
+    Raises UnknownModel and ModelNotInstalled.
+    """
+    provider = usable_provider_for(model, config=settings.CONFIG)
+    now = timezone.now()
+    return Conversation.objects.create(
+        owner=owner,
+        title=title,
+        model=model,
+        api_key=sealed(api_key, owner=owner, provider=provider),
+        created_at=now,
+        updated_at=now,
+    )
+
+
+def sealed(api_key: str, *, owner: User, provider: Provider) -> str:
+    """An API key as it is stored; empty when there is none."""
+    if not api_key:
+        return ""
+    return seal(
+        api_key,
+        keys=settings.KEYS.field,
+        owner_id=owner.pk,
+        origin=origin_of(provider.base_url),
+    )
+
+
+def delete(*, owner: User, conversation_id: int) -> None:
+    """
+    Remove an owned conversation with its messages; raises NotFound.
+
+    An answer being written loses its row, which is what ends its writer.
+    """
+    with transaction.atomic():
+        owned = Conversation.objects.owned_by(owner).select_for_update()
+        conversation = owned.fetch(conversation_id)
+        conversation.delete()
+    history.forget(conversation_id=conversation_id, version=conversation.version)

@@ -1,0 +1,166 @@
+"""What was said: conversations, their messages, and who writes the answers."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from typing import TYPE_CHECKING, Self
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+from llmbackend.errors import NotFound
+
+if TYPE_CHECKING:
+    from accounts.models import User
+
+
+def random_id() -> int:
+    """A conversation id: not guessable, and exact in a JavaScript number."""
+    return secrets.randbelow(2**53 - 1) + 1
+
+
+class ConversationQuerySet(models.QuerySet["Conversation"]):
+    """The only door to a user's conversations."""
+
+    def owned_by(self, user: User) -> Self:
+        return self.filter(owner=user)
+
+    def newest_first(self) -> Self:
+        """By last turn, the latest first."""
+        return self.order_by("-updated_at", "-id")
+
+    def fetch(self, conversation_id: int) -> Conversation:
+        """Like get(), but raises NotFound, also for a number no row can have."""
+        if not 0 < conversation_id < 2**53:
+            raise NotFound
+        found = self.filter(pk=conversation_id).first()
+        if found is None:
+            raise NotFound
+        return found
+
+
+class Conversation(models.Model):
+    """An owner's titled thread with one chat model."""
+
+    id = models.BigIntegerField(primary_key=True, default=random_id, editable=False)
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.CASCADE,
+        related_name="conversations",
+        db_index=False,  # The index below begins with it.
+    )
+    title = models.CharField(max_length=500)
+    model = models.CharField(max_length=200)
+    system_prompt = models.TextField(null=True)  # noqa: DJ001  null = the config's
+    temperature = models.FloatField(null=True)
+    top_p = models.FloatField(null=True)
+    max_tokens = models.PositiveIntegerField(null=True)
+    api_key = models.TextField(
+        blank=True,
+        default="",
+        help_text="Encrypted, bound to the owner and the provider's origin.",
+    )
+    active_leaf = models.ForeignKey(
+        "Message",
+        on_delete=models.DO_NOTHING,  # Both go in one transaction.
+        null=True,
+        related_name="+",
+    )
+    version = models.PositiveBigIntegerField(
+        default=0,
+        help_text="Raised by every transaction that changes this or its messages.",
+    )
+    created_at = models.DateTimeField()
+    updated_at = models.DateTimeField(help_text="When the last turn began.")
+
+    objects = ConversationQuerySet.as_manager()
+
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["owner", "-updated_at", "-id"], name="conversation_list"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"conversation {self.pk}"
+
+
+class Writer(models.Model):
+    """A serving process, as the database knows it."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    host = models.CharField(max_length=255)
+    pid = models.PositiveIntegerField()
+    heartbeat_at = models.DateTimeField(
+        db_index=True, help_text="By the database's clock; silent for 6 s is dead."
+    )
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.pid}"
+
+
+class Message(models.Model):
+    """One utterance: a node in its conversation's tree."""
+
+    class Role(models.TextChoices):
+        USER = "user"
+        ASSISTANT = "assistant"
+
+    class Status(models.TextChoices):
+        STREAMING = "streaming"
+        COMPLETE = "complete"
+        STOPPED = "stopped"
+        TRUNCATED = "truncated"
+        FAILED = "failed"
+        INTERRUPTED = "interrupted"
+
+    conversation = models.ForeignKey(
+        Conversation,
+        on_delete=models.CASCADE,
+        related_name="messages",
+        db_index=False,  # The unique constraint begins with it.
+    )
+    number = models.PositiveIntegerField(help_text="The wire's message_id: 1, 2, 3.")
+    parent = models.ForeignKey(
+        "self",
+        on_delete=models.DO_NOTHING,  # A tree goes whole, with its conversation.
+        null=True,
+        related_name="children",
+    )
+    role = models.CharField(max_length=16, choices=Role)
+    content = models.TextField(blank=True, default="")
+    reasoning = models.TextField(blank=True, default="")
+    status = models.CharField(max_length=16, choices=Status, default=Status.COMPLETE)
+    finish_reason = models.CharField(max_length=64, blank=True, default="")
+    error_code = models.CharField(max_length=64, blank=True, default="")
+    model = models.CharField(max_length=200, blank=True, default="")
+    provider = models.CharField(max_length=200, blank=True, default="")
+    sources = models.JSONField(default=list, blank=True)
+    prompt_tokens = models.PositiveIntegerField(null=True)
+    completion_tokens = models.PositiveIntegerField(null=True)
+    tokens_estimated = models.BooleanField(default=False)
+    created_at = models.DateTimeField()
+    first_token_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    writer = models.ForeignKey(
+        Writer, on_delete=models.SET_NULL, null=True, related_name="answers"
+    )
+    stop_requested = models.BooleanField(default=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["conversation", "number"], name="message_number_once"
+            ),
+            models.UniqueConstraint(
+                fields=["conversation"],
+                condition=Q(status="streaming"),
+                name="one_answer_at_a_time",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"message {self.number} of conversation {self.conversation_id}"

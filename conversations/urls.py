@@ -1,0 +1,18 @@
+"""Conversation paths."""
+
+from django.urls import re_path
+
+from conversations.views import ConversationViewSet as Conversations
+
+urlpatterns = [
+    re_path(r"^api/conversations/create/?$", Conversations.as_view({"post": "create"})),
+    re_path(r"^api/conversations/list/?$", Conversations.as_view({"get": "list"})),
+    re_path(
+        r"^api/conversations/history/(?P<conversation_id>[^/]+)/?$",
+        Conversations.as_view({"get": "history"}),
+    ),
+    re_path(
+        r"^api/conversations/del/(?P<conversation_id>[^/]+)/?$",
+        Conversations.as_view({"post": "destroy"}),
+    ),
+]

@@ -1,0 +1,95 @@
+"""A user's own conversations; someone else's do not exist here."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from rest_framework import viewsets
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from accounts.models import User
+from conversations import lifecycle
+from conversations.history import Said, history
+from conversations.models import Conversation, Message
+from conversations.serializers import NewConversationSerializer
+from llmbackend.errors import NotFound
+
+
+class ConversationViewSet(viewsets.ViewSet):
+    """Create, list, read and delete."""
+
+    def create(self, request: Request) -> Response:
+        asked = NewConversationSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        fields = asked.validated_data
+        api_key = fields.get("api_key") or ""
+        conversation = lifecycle.create(
+            owner=cast(User, request.user),
+            title=fields["title"],
+            model=fields["model"],
+            api_key=api_key,
+        )
+        body = {
+            "conversation_id": conversation.pk,
+            "title": conversation.title,
+            "model": conversation.model,
+            "api_key": api_key,
+            "created_time": int(conversation.created_at.timestamp()),
+        }
+        return Response(body, headers={"Cache-Control": "no-store"})
+
+    def list(self, request: Request) -> Response:
+        mine = Conversation.objects.owned_by(cast(User, request.user)).newest_first()
+        rows = mine.values_list("pk", "title", "created_at")
+        return Response(
+            [
+                {
+                    "conversation_id": pk,
+                    "title": title,
+                    "created_time": int(created_at.timestamp()),
+                }
+                for pk, title, created_at in rows
+            ]
+        )
+
+    def history(self, request: Request, conversation_id: str) -> Response:
+        conversation, messages = history(
+            user=cast(User, request.user), conversation_id=as_id(conversation_id)
+        )
+        return Response(
+            {
+                "conversation_id": conversation.pk,
+                "title": conversation.title,
+                "model": conversation.model,
+                "messages": [message_body(message) for message in messages],
+                "created_time": int(conversation.created_at.timestamp()),
+            }
+        )
+
+    def destroy(self, request: Request, conversation_id: str) -> Response:
+        lifecycle.delete(
+            owner=cast(User, request.user), conversation_id=as_id(conversation_id)
+        )
+        return Response({"message": "Conversation deleted successfully"})
+
+
+def as_id(text: str) -> int:
+    """The conversation id a path names; what is no number names nothing."""
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise NotFound
+    return int(text)
+
+
+def message_body(message: Said) -> dict[str, Any]:
+    """A message as the seed shows it, with status and sources where they tell."""
+    body: dict[str, Any] = {
+        "role": message.role,
+        "content": message.content,
+        "message_id": message.message_id,
+    }
+    if message.status != Message.Status.COMPLETE:
+        body["status"] = message.status
+    if message.sources:
+        body["sources"] = message.sources
+    return body

@@ -1,0 +1,135 @@
+"""Serving processes and the answers they write: heartbeat, checkpoint, take-over."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from django.db import transaction
+from django.db.models import F, Q, QuerySet
+from django.db.models.functions import Now
+
+from conversations.models import Conversation, Message, Writer
+
+SILENT = timedelta(seconds=6)
+FORGOTTEN = timedelta(hours=1)
+STREAMING = Message.Status.STREAMING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """The whole text of an answer so far."""
+
+    answer_pk: int
+    text: str
+    reasoning: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Which answers a writer still holds, and which of them are to be stopped."""
+
+    open: frozenset[int]
+    to_stop: frozenset[int]
+
+
+def beat(writer: uuid.UUID) -> None:
+    """Say that `writer` lives, in the caller's transaction; adds its row if need be."""
+    now = Writer(
+        pk=writer, host=socket.gethostname(), pid=os.getpid(), heartbeat_at=Now()
+    )
+    Writer.objects.bulk_create(
+        [now],
+        update_conflicts=True,
+        unique_fields=["id"],
+        update_fields=["heartbeat_at"],
+    )
+
+
+def tick(*, writer: uuid.UUID, grown: Sequence[Growth]) -> Held:
+    """One heartbeat: store what grew, see what to stop, end what the dead left."""
+    held = _checkpoint(writer, grown)
+    # Not in one transaction with the texts: it locks conversations, and who holds
+    # one may be waiting for this writer's row. After them: it must find us alive.
+    interrupt_orphans()
+    return held
+
+
+@transaction.atomic
+def _checkpoint(writer: uuid.UUID, grown: Sequence[Growth]) -> Held:
+    beat(writer)
+    for growth in grown:
+        held_by(writer).filter(pk=growth.answer_pk).update(
+            content=growth.text, reasoning=growth.reasoning
+        )
+    rows = list(held_by(writer).values_list("pk", "stop_requested"))
+    return Held(
+        open=frozenset(pk for pk, _ in rows),
+        to_stop=frozenset(pk for pk, stop in rows if stop),
+    )
+
+
+def held_by(writer: uuid.UUID) -> QuerySet[Message]:
+    """The answers `writer` may still write: every write of an answer goes through."""
+    return Message.objects.filter(status=STREAMING, writer=writer)
+
+
+def interrupt_orphans(*, conversation_id: int | None = None) -> int:
+    """
+    End as `interrupted` the answers whose writer is dead; how many there were.
+
+    Costs one read when there are none.
+    """
+    orphans = Message.objects.filter(
+        Q(writer=None) | Q(writer__heartbeat_at__lt=Now() - SILENT), status=STREAMING
+    )
+    if conversation_id is not None:
+        orphans = orphans.filter(conversation=conversation_id)
+    found = list(orphans.values_list("pk", "conversation_id"))
+    return sum(_interrupt(pk, conversation) for pk, conversation in found)
+
+
+@transaction.atomic
+def _interrupt(answer_pk: int, conversation_id: int) -> int:
+    lock(conversation_id)
+    # Asked again by the update, since the writer may have come back meanwhile.
+    alive = Writer.objects.filter(heartbeat_at__gte=Now() - SILENT)
+    ended = (
+        Message.objects.filter(pk=answer_pk, status=STREAMING)
+        .exclude(writer__in=alive)
+        .update(
+            status=Message.Status.INTERRUPTED,
+            error_code="interrupted",
+            writer=None,
+            finished_at=Now(),
+        )
+    )
+    if ended:
+        touch(conversation_id)
+    return ended
+
+
+def forget_dead_writers() -> int:
+    """Remove the rows of processes long gone; how many there were."""
+    gone = Writer.objects.filter(heartbeat_at__lt=Now() - FORGOTTEN)
+    return gone.exclude(answers__status=STREAMING).delete()[0]
+
+
+def lock(conversation_id: int) -> None:
+    """
+    Let nobody else change a conversation until the caller's transaction ends.
+
+    Whoever changes messages takes this lock first: in another order, a deletion and
+    the end of an answer would wait for each other. SQLite has one writer at a time.
+    """
+    row = Conversation.objects.select_for_update().filter(pk=conversation_id)
+    row.values_list("pk").first()
+
+
+def touch(conversation_id: int) -> None:
+    """Raise a conversation's version, in the transaction that changed it."""
+    Conversation.objects.filter(pk=conversation_id).update(version=F("version") + 1)

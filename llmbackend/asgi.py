@@ -1,0 +1,145 @@
+"""
+The ASGI application: streaming paths -> consumers, everything else -> Django.
+
+One object owns what a serving process holds (threads, provider clients, answers) from
+`startup` to `shutdown`. uvicorn calls them by the lifespan protocol; under daphne,
+which has none, the first request starts and a reactor trigger stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from typing import Any
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "llmbackend.settings")
+# Two BLAS threads on busy cores spin against each other; must precede numpy.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# A thread that computes gives way to the event loop ten times sooner.
+sys.setswitchinterval(0.0005)
+
+import django
+
+django.setup(set_prefix=False)
+
+from channels.routing import ProtocolTypeRouter, URLRouter
+from django.conf import settings
+from django.urls import re_path
+
+from chat.answers import Answers
+from chat.routing import streaming_routes
+from llmbackend.chat_models import Providers
+from llmbackend.guard import BodyLimit, Guard
+from llmbackend.rest import RestApplication
+from llmbackend.threads import DatabaseThreads
+
+PASSWORD_PATHS = ("/api/users/register", "/api/users/login", "/admin/login")
+BODY_LIMITS = (BodyLimit(paths=re.compile(r"/api/chat/"), limit=256 << 10),)
+
+
+class Application:
+    """What a serving process is made of."""
+
+    def __init__(self) -> None:
+        config = settings.CONFIG
+        size, hashing = pool_sizes(
+            config.sqlite.max_open_conns, cores=os.cpu_count() or 1
+        )
+        idle = config.sqlite.max_idle_conns
+        self.threads = DatabaseThreads(name="database", size=size, idle=idle)
+        self.password_threads = DatabaseThreads(name="password", size=hashing, idle=0)
+        self.providers = Providers(config)
+        self.answers = Answers(threads=self.threads, providers=self.providers)
+        self._starting: asyncio.Task[None] | None = None
+        rest = RestApplication(
+            threads=self.threads,
+            password_threads=self.password_threads,
+            password_paths=PASSWORD_PATHS,
+        )
+        routes = [*streaming_routes(self.answers), re_path(r"", rest)]  # type: ignore[arg-type]
+        self._guarded = Guard(
+            ProtocolTypeRouter({"http": URLRouter(routes), "websocket": refuse}),
+            server=config.server,
+            hosts=config.allowed_hosts,
+            limits=BODY_LIMITS,
+        )
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        await self._started()
+        scope["draining"] = self.answers.draining
+        await self._guarded(scope, receive, send)
+
+    async def _lifespan(self, receive: Any, send: Any) -> None:
+        await receive()
+        await self._started()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.shutdown()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _started(self) -> None:
+        if self._starting is None:
+            self._starting = asyncio.create_task(self.startup())
+        if not self._starting.done():
+            await asyncio.shield(self._starting)
+
+    async def startup(self) -> None:
+        await self.answers.start()
+        await self.providers.start()
+        stop_with_reactor(self)
+
+    async def drain(self, *, grace: float) -> None:
+        """
+        Refuse new answers and end the running ones; the socket still listens.
+
+        A second call with less `grace` (seconds) hurries the first.
+        """
+        await self.answers.drain(grace=grace)
+
+    async def shutdown(self) -> None:
+        """End everything the process owns; safe to call twice."""
+        await self.drain(grace=settings.CONFIG.server.shutdown_grace)
+        await self.providers.aclose()
+        await asyncio.to_thread(self.threads.close)
+        await asyncio.to_thread(self.password_threads.close)
+
+
+def pool_sizes(connections: int, *, cores: int) -> tuple[int, int]:
+    """
+    How many threads of `connections` are for the database, and for password hashes.
+
+    One connection is the ticker's; less than three in all is not possible.
+
+    >>> pool_sizes(10, cores=2), pool_sizes(10, cores=64), pool_sizes(1, cores=2)
+    ((8, 1), (6, 3), (1, 1))
+    """
+    hashing = max(1, min(cores - 1, connections // 3))
+    return max(1, connections - 1 - hashing), hashing
+
+
+async def refuse(scope: Any, receive: Any, send: Any) -> None:
+    """Close a WebSocket that no consumer takes."""
+    await receive()
+    await send({"type": "websocket.close", "code": 4404})
+
+
+def stop_with_reactor(application: Application) -> None:
+    """Under daphne: have Twisted wait for our shutdown before it stops."""
+    reactor: Any = sys.modules.get("twisted.internet.reactor")
+    if reactor is None or not reactor.running:
+        return
+    from twisted.internet.defer import Deferred
+
+    reactor.addSystemEventTrigger(
+        "before",
+        "shutdown",
+        lambda: Deferred.fromFuture(asyncio.ensure_future(application.shutdown())),
+    )
+
+
+application = Application()

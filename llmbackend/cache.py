@@ -1,0 +1,100 @@
+"""
+Redis as a cache that may be absent, slow or dead: then nothing is found in it.
+
+After a failure it is left alone for a few seconds, so that a Redis that hangs costs
+one request its time-out, not every request.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from django.conf import settings
+from django.core.cache import caches
+from django_redis.exceptions import ConnectionInterrupted
+from redis.exceptions import RedisError
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+REST_AFTER_FAILURE = 5.0
+FAILURES = (ConnectionInterrupted, RedisError, OSError, ValueError)
+
+
+class Breaker:
+    """Remembers a failure for a while; one for all threads of the process."""
+
+    def __init__(self) -> None:
+        self._closed_until = 0.0
+        self._logged_at = -60.0
+        self._lock = threading.Lock()
+
+    def resting(self) -> bool:
+        return time.monotonic() < self._closed_until
+
+    def trip(self, error: Exception) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self._closed_until = now + REST_AFTER_FAILURE
+            if now - self._logged_at < 10:
+                return
+            self._logged_at = now
+        logger.warning("Redis cannot be used (%s)", type(error).__name__)
+
+    def reset(self) -> None:
+        self._closed_until = 0.0
+
+
+breaker = Breaker()
+
+
+def get(key: str) -> Any:
+    """The value cached under `key`; None when there is none, or no Redis."""
+    return _guarded(lambda cache: cache.get(key), otherwise=None)
+
+
+def put(key: str, value: Any, *, seconds: int) -> bool:
+    """Cache a JSON-able `value` for `seconds`; whether that could be done."""
+    return bool(_guarded(lambda cache: cache.set(key, value, seconds), otherwise=False))
+
+
+def forget(keys: Sequence[str]) -> None:
+    """Remove `keys`, if they can be reached."""
+    _guarded(lambda cache: cache.delete_many(keys), otherwise=None)
+
+
+def reachable() -> bool:
+    """Whether the configured Redis answers now; asks it, whatever happened before."""
+    try:
+        _redis(_location()).client.get_client().ping()
+    except FAILURES as exc:
+        breaker.trip(exc)
+        return False
+    breaker.reset()
+    return True
+
+
+def _guarded(ask: Callable[[Any], T], *, otherwise: T) -> T:
+    if not settings.CONFIG.redis.address or breaker.resting():
+        return otherwise
+    try:
+        return ask(_redis(_location()))
+    except FAILURES as exc:
+        breaker.trip(exc)
+        return otherwise
+
+
+# Django's own `caches` makes a new one for every request, which costs more than
+# asking it; this one may be used by all threads at once.
+@lru_cache(maxsize=1)
+def _redis(location: str) -> Any:
+    return caches.create_connection("default")
+
+
+def _location() -> str:
+    return str(settings.CACHES["default"]["LOCATION"])

@@ -1,0 +1,122 @@
+"""Which provider serves a chat model, embedded ones included, and how it is reached."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from llmbackend import providers
+from llmbackend.config import Config, Provider
+from llmbackend.crypto import origin_of, unseal
+from llmbackend.local.provider import LocalProvider
+from llmbackend.providers import Clients, Connection, matches
+
+LOCAL = Provider(name="local", base_url="http://local.invalid")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsableModel:
+    """A model name, or a pattern of names, that this server can serve now."""
+
+    model: str
+    provider: str
+    needs_api_key: bool
+
+
+def local_provider(config: Config) -> LocalProvider:
+    """The embedded provider of an installation; making one starts nothing."""
+    return LocalProvider(config.local, run_dir=config.sqlite.path.parent)
+
+
+def provider_for(model: str, *, config: Config) -> Provider:
+    """
+    Who serves `model`: the embedded provider its own names, installed or not, else the
+    first whose pattern matches. Raises UnknownModel.
+    """
+    if local_provider(config).serves(model):
+        return LOCAL
+    return providers.provider_for(model, config=config)
+
+
+def usable_provider_for(model: str, *, config: Config) -> Provider:
+    """Like provider_for, but raises ModelNotInstalled, too, saying how to get it."""
+    provider = provider_for(model, config=config)
+    if provider is LOCAL:
+        local_provider(config).check_model(model)
+    return provider
+
+
+def context_window(model: str, *, config: Config) -> int:
+    """Tokens that prompt and answer may have together."""
+    local = local_provider(config)
+    if local.serves(model):
+        return local.context_window
+    patterns = config.chat.context_windows.items()
+    matching = (size for pattern, size in patterns if matches(model, pattern))
+    return next(matching, config.chat.context_window)
+
+
+def usable_models(*, config: Config) -> list[UsableModel]:
+    """Embedded models first, then the configured patterns in their order."""
+    local = local_provider(config)
+    embedded = [
+        UsableModel(model=name, provider=LOCAL.name, needs_api_key=False)
+        for name in local.chat_models()
+    ]
+    return embedded + [
+        UsableModel(
+            model=pattern, provider=provider.name, needs_api_key=not provider.api_key
+        )
+        for provider in config.providers
+        for pattern in provider.chat_models
+    ]
+
+
+class Providers:
+    """The providers a serving process is connected to; belongs to one event loop."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._clients = Clients()
+        self._local = local_provider(config)
+
+    async def start(self) -> None:
+        """Make what the first answer would wait for."""
+        for provider in self._config.providers:
+            self._clients.client_for(provider)
+        if self._config.local.preload and self._local.chat_models():
+            await self._local.endpoint()
+
+    async def connect(self, name: str) -> Connection:
+        """The connection to provider `name`, with the configured key."""
+        if name == LOCAL.name:
+            endpoint = await self._local.endpoint()
+            embedded = Provider(name=name, base_url=endpoint.base_url)
+            client = self._clients.client_for(embedded)
+            return Connection(client=client, api_key=endpoint.api_key)
+        provider = self._named(name)
+        client = self._clients.client_for(provider)
+        return Connection(client=client, api_key=provider.api_key)
+
+    async def connect_with(
+        self, name: str, *, sealed_key: str, owner_id: int, keys: Sequence[str]
+    ) -> Connection:
+        """
+        The same with a conversation's own key, where one is stored.
+
+        Raises StoredKeyUnreadable for a key that was given for another origin.
+        """
+        connection = await self.connect(name)
+        if not sealed_key or name == LOCAL.name:
+            return connection
+        origin = origin_of(self._named(name).base_url)
+        own = unseal(sealed_key, keys=keys, owner_id=owner_id, origin=origin)
+        return replace(connection, api_key=own)
+
+    def _named(self, name: str) -> Provider:
+        return next(p for p in self._config.providers if p.name == name)
+
+    async def aclose(self) -> None:
+        """Close the connections and end the embedded provider."""
+        await self._clients.aclose()
+        await self._local.aclose()

@@ -1,0 +1,398 @@
+"""config.yaml, read once into frozen dataclasses; pure."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
+
+from llmbackend.config_values import (
+    READERS,
+    Address,
+    ApiKey,
+    BaseUrl,
+    BcryptCost,
+    Count,
+    CountOrZero,
+    FilePath,
+    Framing,
+    Grace,
+    Host,
+    HostPattern,
+    Hours,
+    Ip,
+    Name,
+    Origin,
+    Pattern,
+    Port,
+    PostgresUrl,
+    Seconds,
+    is_wildcard,
+)
+
+
+class ConfigError(Exception):
+    """One line for the operator: which key is wrong, and what was expected there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """Where to listen, and who may call; `Config.allowed_hosts` fills in the hosts."""
+
+    port: Port = 8080
+    host: Host = "127.0.0.1"
+    workers: Count = 1
+    allowed_hosts: tuple[HostPattern, ...] = ()
+    cors_origins: tuple[Origin, ...] = ("*",)
+    trusted_proxies: tuple[Ip, ...] = ()
+    shutdown_grace: Grace = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Redis:
+    """The optional cache; an empty address means none."""
+
+    address: Address = ""
+    password: str = field(default="", repr=False)
+    db: CountOrZero = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sqlite:
+    """The database file, and how many threads may hold a connection to it."""
+
+    path: FilePath = Path()
+    max_open_conns: Count = 10
+    max_idle_conns: CountOrZero = 5
+    conn_max_lifetime: CountOrZero = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Database:
+    """A PostgreSQL URL; when given, it is used in place of SQLite."""
+
+    url: PostgresUrl = field(default="", repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jwt:
+    """How tokens are signed; `llmbackend.keys` replaces a weak or empty secret."""
+
+    secret: str = field(default="", repr=False)
+    lifetime_hours: Hours = 24.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accounts:
+    """How passwords are kept."""
+
+    bcrypt_cost: BcryptCost = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provider:
+    """One OpenAI-compatible endpoint and the model names it serves."""
+
+    name: Name
+    base_url: BaseUrl
+    api_key: ApiKey = field(default="", repr=False)
+    chat_models: tuple[Pattern, ...] = ()
+    embedding_models: dict[Pattern, Pattern] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Local:
+    """The embedded models; an empty path means the model that came with the wheel."""
+
+    enabled: bool = True
+    chat_model_path: str = ""
+    preload: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rag:
+    """How knowledge bases are embedded."""
+
+    default_embedding_model: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chat:
+    """What a model is sent (windows in tokens), and how long it may take (seconds)."""
+
+    system_prompt: str = "你是一个乐于回答各种问题的小助手"
+    framing: Framing = "auto"
+    connect_timeout: Seconds = 10.0
+    first_token_timeout: Seconds = 60.0
+    silence_timeout: Seconds = 60.0
+    total_timeout: Seconds = 900.0
+    context_window: Count = 16000
+    context_windows: dict[Pattern, Count] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The whole of config.yaml."""
+
+    server: Server = field(default_factory=Server)
+    redis: Redis = field(default_factory=Redis)
+    sqlite: Sqlite = field(default_factory=Sqlite)
+    database: Database = field(default_factory=Database)
+    jwt: Jwt = field(default_factory=Jwt)
+    accounts: Accounts = field(default_factory=Accounts)
+    providers: tuple[Provider, ...] = ()
+    local: Local = field(default_factory=Local)
+    rag: Rag = field(default_factory=Rag)
+    chat: Chat = field(default_factory=Chat)
+
+    @property
+    def allowed_hosts(self) -> tuple[str, ...]:
+        """The host names to answer for, IPv6 in brackets; `("*",)` means any."""
+        host = self.server.host
+        if self.server.allowed_hosts:
+            return self.server.allowed_hosts
+        if is_wildcard(host):
+            return ("*",)
+        named = f"[{host}]" if ":" in host else host
+        return tuple(dict.fromkeys(("localhost", "127.0.0.1", "[::1]", named)))
+
+
+def load(path: Path, environ: Mapping[str, str] | None = None) -> Config:
+    """
+    Read `path`; raise ConfigError naming the first key that is wrong.
+
+    `environ` (default: the process's) fills in `${NAME}`. Paths in the result are
+    absolute; relative ones started at the folder of `path`.
+    """
+    environ = os.environ if environ is None else environ
+    try:
+        raw = _parse(path)
+        if isinstance(raw, dict):
+            raw = {"providers": yaml.safe_load(_DEFAULT_PROVIDERS), **raw}
+        config = _build(Config, raw, where="", environ=environ)
+        return _checked(_located(config, folder=path.absolute().parent))
+    except ConfigError as error:
+        raise ConfigError(f"{path.name}: {error}") from error.__cause__
+
+
+def is_weak_secret(secret: str) -> bool:
+    """Whether `secret` must never sign a token."""
+    return bool(weakness(secret))
+
+
+def weakness(secret: str) -> str:
+    """
+    What is wrong with `secret` as a signing key, as a predicate; empty if nothing.
+
+    >>> weakness("hunter2")
+    'is shorter than 32 bytes'
+    """
+    if not secret:
+        return "is empty"
+    if secret == _PUBLISHED:
+        return "is the published example"
+    return "is shorter than 32 bytes" if len(secret.encode()) < 32 else ""
+
+
+_PUBLISHED = "S3cureK3y#2024!AIsafety"
+
+_DEFAULT_PROVIDERS = """
+- name: openai
+  base_url: "https://api.openai.com/v1"
+  api_key: "${OPENAI_API_KEY:-}"
+  chat_models: ["gpt*", "o1*", "o3*", "o4*", "chatgpt*"]
+  embedding_models:
+    openai-3-small: text-embedding-3-small
+    openai-3-large: text-embedding-3-large
+- name: zhipu
+  base_url: "https://open.bigmodel.cn/api/paas/v4"
+  api_key: "${ZHIPU_API_KEY:-}"
+  chat_models: ["glm*"]
+  embedding_models:
+    zhipu-embedding-3: embedding-3
+    zhipu-embedding-2: embedding-2
+"""
+
+
+def _parse(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        _refuse_duplicates(yaml.compose(text, yaml.SafeLoader), where="")
+        return yaml.safe_load(text)
+    except OSError as exc:
+        raise ConfigError(f"cannot read {path.absolute()}: {exc.strerror}") from exc
+    except UnicodeDecodeError:
+        raise ConfigError("expected text in UTF-8") from None
+    except yaml.MarkedYAMLError as exc:
+        # The parser's own words quote the line, which may hold a secret.
+        mark = exc.problem_mark or exc.context_mark
+        line = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigError(f"{line}expected valid YAML") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ConfigError("expected valid YAML") from None
+
+
+def _refuse_duplicates(node: yaml.Node | None, *, where: str) -> None:
+    """YAML itself would let the last of two equal keys win in silence."""
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            _refuse_duplicates(item, where=f"{where}[{index}]")
+    elif isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, item in node.value:
+            name = str(key.value) if isinstance(key, yaml.ScalarNode) else "?"
+            if name in seen:
+                raise ConfigError(f"{_key(where, name)}: expected once, given twice")
+            seen.add(name)
+            _refuse_duplicates(item, where=_key(where, name))
+
+
+def _build(kind: Any, value: Any, *, where: str, environ: Mapping[str, str]) -> Any:
+    """Turn what YAML gave into `kind`: a dataclass, a tuple, a dict or a scalar."""
+    if is_dataclass(kind):
+        return _build_section(kind, value, where=where, environ=environ)
+    if get_origin(kind) is tuple:
+        return _build_items(kind, value, where=where, environ=environ)
+    if get_origin(kind) is dict:
+        names, values = get_args(kind)
+        return {
+            _build(names, key, where=where, environ=environ): _build(
+                values, item, where=_key(where, key), environ=environ
+            )
+            for key, item in _mapping(value, where=where).items()
+        }
+    base, read = get_args(kind) or (kind, READERS.get(kind))
+    if isinstance(value, str):
+        value = _interpolated(value, base=base, where=where, environ=environ)
+    try:
+        return read(value)
+    except ValueError as exc:
+        raise ConfigError(f"{where}: expected {exc}, got {_kind_of(value)}") from None
+
+
+def _build_section(
+    kind: Any, value: Any, *, where: str, environ: Mapping[str, str]
+) -> Any:
+    given = _mapping(value, where=where)
+    hints = get_type_hints(kind, include_extras=True)
+    for key in given:
+        if key not in hints:
+            # What is no plain name may be `password:hunter2`, a space forgotten.
+            plain = isinstance(key, str) and key.isidentifier()
+            path = _key(where, key) if plain else where or "top level"
+            raise ConfigError(f"{path}: unknown key, expected {', '.join(hints)}")
+    for each in fields(kind):
+        required = each.default is MISSING and each.default_factory is MISSING
+        if required and each.name not in given:
+            raise ConfigError(f"{_key(where, each.name)}: expected, but missing")
+    return kind(
+        **{
+            key: _build(hints[key], item, where=_key(where, key), environ=environ)
+            for key, item in given.items()
+        }
+    )
+
+
+def _build_items(
+    kind: Any, value: Any, *, where: str, environ: Mapping[str, str]
+) -> tuple[Any, ...]:
+    # "*" alone is how most programs write "any".
+    items = ["*"] if value == "*" else value
+    if not isinstance(items, list):
+        raise ConfigError(f"{where}: expected a list, got {_kind_of(value)}")
+    item_kind = get_args(kind)[0]
+    return tuple(
+        _build(item_kind, item, where=f"{where}[{index}]", environ=environ)
+        for index, item in enumerate(items)
+    )
+
+
+def _interpolated(
+    text: str, *, base: type, where: str, environ: Mapping[str, str]
+) -> Any:
+    """Fill in the references of `text`; a filled-in number or truth value is read."""
+
+    def fill(match: re.Match[str]) -> str:
+        if match[0] == "$${":
+            return "${"
+        if not match["closed"]:
+            problem = "${NAME} or ${NAME:-default}, or $${ for a literal ${"
+            raise ConfigError(f"{where}: expected {problem}")
+        found = environ.get(match["name"])
+        if found is None and match["default"] is None:
+            problem = f"the environment variable {match['name']}, which is not set"
+            raise ConfigError(f"{where}: expected {problem}")
+        return found or match["default"] or ""
+
+    filled = _REFERENCE.sub(fill, text)
+    if filled != text and base in {int, float, bool}:
+        with suppress(ValueError):
+            return json.loads(filled)
+    return filled
+
+
+_REFERENCE = re.compile(
+    r"\$\$\{|\$\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?"
+    r"(?P<closed>\}))?"
+)
+
+
+def _mapping(value: Any, *, where: str) -> dict[Any, Any]:
+    if isinstance(value, dict):
+        return value
+    problem = f"expected a mapping, got {_kind_of(value)}"
+    raise ConfigError(f"{where}: {problem}" if where else problem)
+
+
+def _key(where: str, key: object) -> str:
+    name = key if isinstance(key, str) and key.isidentifier() else repr(key)[:60]
+    return f"{where}.{name}" if where else name
+
+
+def _kind_of(value: Any) -> str:
+    """Name what was given without showing it: it may be a secret."""
+    kinds = {bool: "true or false", int: "a whole number", float: "a number"}
+    kinds |= {list: "a list", dict: "a mapping", type(None): "nothing"}
+    if isinstance(value, str):
+        return "other text" if value else "empty text"
+    return kinds.get(type(value), f"a {type(value).__name__}")
+
+
+def _located(config: Config, *, folder: Path) -> Config:
+    sqlite, local = config.sqlite, config.local
+    if sqlite.path == Path() and not config.database.url:
+        raise ConfigError("sqlite.path: expected, but missing")
+    database = sqlite.path if sqlite.path != Path() else Path("llm_backend.db")
+    model = str(folder / local.chat_model_path) if local.chat_model_path else ""
+    return replace(
+        config,
+        sqlite=replace(sqlite, path=folder / database),
+        local=replace(local, chat_model_path=model),
+    )
+
+
+def _checked(config: Config) -> Config:
+    """Refuse what only shows when keys are read side by side."""
+    taken = {"local"}
+    for index, provider in enumerate(config.providers):
+        if provider.name.casefold() in taken:
+            problem = f"a name of its own, {provider.name} is taken"
+            raise ConfigError(f"providers[{index}].name: expected {problem}")
+        taken.add(provider.name.casefold())
+    embedders = ["auto", "local-e5", "local-ngram"]
+    embedders += [name for each in config.providers for name in each.embedding_models]
+    if config.rag.default_embedding_model not in embedders:
+        one_of = ", ".join(embedders)
+        raise ConfigError(f"rag.default_embedding_model: expected one of {one_of}")
+    weak = weakness(config.jwt.secret)
+    if config.database.url and weak:
+        problem = "32 bytes or more beside database.url; this one"
+        raise ConfigError(f"jwt.secret: expected {problem} {weak}")
+    return config

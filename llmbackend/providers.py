@@ -1,0 +1,245 @@
+"""OpenAI-compatible endpoints: which one serves a model, and how it is reached."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from fnmatch import fnmatchcase
+from typing import Any
+
+import aiohttp
+import httpx2
+import openai
+from openai import AsyncOpenAI, DefaultAioHttpClient, Omit
+
+from llmbackend.config import Config, Provider
+from llmbackend.errors import (
+    ProviderAuth,
+    ProviderBusy,
+    ProviderError,
+    ProviderTimeout,
+    UnknownModel,
+)
+
+logger = logging.getLogger(__name__)
+
+# What a request to a provider may raise. aiohttp's own come through where the SDK's
+# transport does not know them.
+FAILURES = (openai.OpenAIError, httpx2.HTTPError, aiohttp.ClientError)
+
+CONNECTIONS = 4096
+COMPLAINT_BYTES = 16 * 1024
+COMPLAINT_SECONDS = 2.0
+LOGGED_CHARACTERS = 500
+DEFAULT_RETRY_AFTER = 30
+OUT_OF_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "1113"}
+
+_KEY_LIKE = re.compile(
+    r"\b(?:sk|pk|rk|gsk|xai|pplx|nvapi)[-_][\w*.-]+|\bAIza[\w-]+"
+    r"|\b[0-9a-f]{32}\.\w+|(?<=bearer )[^\s\"']+",
+    re.IGNORECASE,
+)
+
+
+def provider_for(model: str, *, config: Config) -> Provider:
+    """
+    The first configured provider that serves `model`; case does not matter.
+
+    Raise UnknownModel if none does. Embedded models are not known here.
+    """
+    for provider in config.providers:
+        if any(matches(model, pattern) for pattern in provider.chat_models):
+            return provider
+    raise UnknownModel(f"No configured provider serves the model “{model[:100]}”.")
+
+
+def matches(model: str, pattern: str) -> bool:
+    """Whether a model name fits a pattern of the config, regardless of case."""
+    return fnmatchcase(model.lower(), pattern.lower())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """A client, and the key to send with it; an empty key is not sent."""
+
+    client: AsyncOpenAI
+    api_key: str
+
+
+class Clients:
+    """
+    One SDK client per provider, for one event loop; close it when the loop ends.
+
+    A client costs 18 ms to make and keeps connections alive between requests, so it
+    is shared by all users: `authorization` gives each request its own key.
+    """
+
+    def __init__(self) -> None:
+        self._clients: dict[str, AsyncOpenAI] = {}
+
+    def client_for(self, provider: Provider) -> AsyncOpenAI:
+        """The provider's client, made at the first call."""
+        client = self._clients.get(provider.base_url)
+        if client is None:
+            client = self._clients[provider.base_url] = _client(provider.base_url)
+        return client
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        clients, self._clients = self._clients, {}
+        for client in clients.values():
+            await client.close()
+
+
+def authorization(api_key: str) -> dict[str, str | Omit]:
+    """
+    The request headers that carry `api_key`; empty means none is sent.
+
+    Raise ProviderAuth for a key no header can hold.
+    """
+    if not api_key:
+        return {"Authorization": Omit()}
+    if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
+        raise ProviderAuth
+    return {"Authorization": f"Bearer {api_key}"}
+
+
+@contextmanager
+def translated_errors(*, provider: str, api_key: str) -> Iterator[None]:
+    """Turn what the SDK and its transport raise into ours, and log it."""
+    try:
+        yield
+    except FAILURES as exc:
+        # The cause may quote the key: it is in the log, masked, and nowhere else.
+        raise translated(exc, provider=provider, api_key=api_key) from None
+
+
+def translated(exc: Exception, *, provider: str, api_key: str) -> ProviderError:
+    """Our error for one of FAILURES; what the provider said goes to the log only."""
+    log_complaint(_words(exc), provider=provider, api_key=api_key)
+    if _timed_out(exc):
+        return ProviderTimeout()
+    if not isinstance(exc, openai.APIStatusError):
+        return ProviderError()
+    if exc.status_code in {401, 403}:
+        return ProviderAuth()
+    seconds = retry_after(exc)
+    if exc.status_code == 429:
+        wait = DEFAULT_RETRY_AFTER if seconds is None else math.ceil(seconds)
+        return ProviderBusy(retry_after=max(1, wait))
+    return ProviderError(retry_after=None if seconds is None else math.ceil(seconds))
+
+
+def may_be_retried(exc: Exception) -> bool:
+    """Whether the same request may succeed in a moment; `exc` is one of FAILURES."""
+    if not isinstance(exc, openai.APIStatusError):
+        return True
+    if exc.code in OUT_OF_QUOTA or exc.type in OUT_OF_QUOTA:
+        return False
+    return exc.status_code in {408, 409, 429} or exc.status_code >= 500
+
+
+def retry_after(exc: Exception) -> float | None:
+    """Seconds the provider asks to wait; None if it does not say."""
+    if not isinstance(exc, openai.APIStatusError):
+        return None
+    value = exc.response.headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value):
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+def log_complaint(said: str, *, provider: str, api_key: str) -> None:
+    """Log what a provider said of a failure: one short line, keys masked."""
+    if api_key:
+        said = said.replace(api_key, "***")
+    said = _KEY_LIKE.sub("***", said)[:LOGGED_CHARACTERS]
+    logger.warning("Provider %s failed: %r", provider, said)
+
+
+def _client(base_url: str) -> AsyncOpenAI:
+    http_client = DefaultAioHttpClient(
+        trust_env=False,
+        follow_redirects=False,
+        limits=httpx2.Limits(max_connections=CONNECTIONS, keepalive_expiry=60.0),
+        event_hooks={"response": [_refuse_failures]},
+    )
+    client = AsyncOpenAI(
+        api_key="given with each request",
+        base_url=base_url,
+        max_retries=0,
+        http_client=http_client,
+    )
+    # The SDK takes these from the environment; they are not for every provider.
+    client.organization = client.project = None
+    return client
+
+
+async def _refuse_failures(response: httpx2.Response) -> None:
+    """
+    Raise the SDK's status error for any answer but 2xx, a redirect too.
+
+    The SDK would read, and decompress, an error's body without a bound.
+    """
+    if response.is_success:
+        return
+    said = await _complaint(response)
+    body = _error_object(said)
+    message = f"HTTP {response.status_code}: {said.decode('utf-8', 'replace')}"
+    raise openai.APIStatusError(message, response=response, body=body)
+
+
+async def _complaint(response: httpx2.Response) -> bytes:
+    said = bytearray()
+    try:
+        async with (
+            asyncio.timeout(COMPLAINT_SECONDS),
+            aclosing(response.aiter_raw()) as chunks,
+        ):
+            async for chunk in chunks:
+                said += chunk
+                if len(said) >= COMPLAINT_BYTES:
+                    break
+    except (TimeoutError, *FAILURES):
+        logger.debug("A provider's error body was cut short")
+    return bytes(said[:COMPLAINT_BYTES])
+
+
+def _error_object(said: bytes) -> Mapping[str, Any] | None:
+    try:
+        body = json.loads(said)
+    except (ValueError, RecursionError):
+        return None
+    error = body.get("error") if isinstance(body, dict) else None
+    return error if isinstance(error, dict) else None
+
+
+def _words(exc: BaseException) -> str:
+    """The messages along the chain: the SDK's own says only "Connection error."."""
+    words = []
+    link: BaseException | None = exc
+    while link is not None:
+        words.append(f"{type(link).__name__}: {link}")
+        link = link.__cause__
+    return " < ".join(words)
+
+
+def _timed_out(exc: BaseException) -> bool:
+    # The transport calls every lost connection a timeout; only the cause tells.
+    link: BaseException | None = exc
+    while link is not None:
+        if isinstance(link, TimeoutError):
+            return True
+        link = link.__cause__
+    return False

@@ -1,0 +1,136 @@
+"""Django and DRF under ASGI, one hop to a database thread for each request."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from typing import IO, Any
+
+from django.core import signals
+from django.core.handlers.asgi import ASGIRequest
+from django.core.handlers.base import BaseHandler
+from django.core.handlers.exception import convert_exception_to_response
+from django.http import HttpResponse, StreamingHttpResponse
+from django.urls import set_script_prefix
+
+from llmbackend.threads import DatabaseThreads
+
+IN_MEMORY = 1 << 20
+
+Started = tuple[int, list[tuple[bytes, bytes]], bytes]
+
+
+class ApiHandler(BaseHandler):
+    """
+    Views without middleware: the guard has done what an API needs of it.
+
+    Sessions, messages and the visitor's language are the admin's; an API's sentences
+    are English whatever the browser prefers.
+    """
+
+    def load_middleware(self, is_async: bool = False) -> None:
+        self._view_middleware: list[Any] = []
+        self._template_response_middleware: list[Any] = []
+        self._exception_middleware: list[Any] = []
+        self._middleware_chain = convert_exception_to_response(
+            self._get_response  # type: ignore[attr-defined]
+        )
+
+
+class RestApplication:
+    """
+    The synchronous part: API routes, admin, static files.
+
+    Django's own ASGI handler starts a new thread a request and hops between threads
+    several times, which defeats lasting connections and halves the throughput.
+    """
+
+    def __init__(
+        self,
+        *,
+        threads: DatabaseThreads,
+        password_threads: DatabaseThreads,
+        password_paths: Iterable[str],
+    ) -> None:
+        self._api, self._pages = ApiHandler(), BaseHandler()
+        self._api.load_middleware()
+        self._pages.load_middleware()
+        self._threads = threads
+        self._password_threads = password_threads
+        self._password_paths = frozenset(password_paths)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        hashes = scope["path"].rstrip("/") in self._password_paths
+        threads = self._password_threads if hashes else self._threads
+        # In memory up to 1 MiB, in an unnamed file beyond.
+        with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as body:
+            if not await receive_whole(receive, into=body):
+                return
+            status, headers, content = await threads.run(self.respond, scope, body)
+        await send(
+            {"type": "http.response.start", "status": status, "headers": headers}
+        )
+        await send({"type": "http.response.body", "body": content})
+
+    def respond(self, scope: Any, body: IO[bytes]) -> Started:
+        """Answer one request on this thread, body and all."""
+        set_script_prefix(scope.get("root_path", ""))
+        signals.request_started.send(sender=self.__class__, scope=scope)
+        request = ASGIRequest(with_length(scope, body), body)
+        handler = self._api if is_api(scope["path"]) else self._pages
+        response = handler.get_response(request)
+        try:
+            content = content_of(response)
+            headers = [
+                (name.encode("ascii"), value.encode("latin-1"))
+                for name, value in response.items()
+                if name != "Content-Length"
+            ]
+            headers.append((b"Content-Length", str(len(content)).encode()))
+            headers += [
+                (b"Set-Cookie", cookie.output(header="").strip().encode("ascii"))
+                for cookie in response.cookies.values()
+            ]
+        finally:
+            # Sends request_finished, which hands the connection back.
+            response.close()
+            request.close()
+        return response.status_code, headers, content
+
+
+def with_length(scope: Any, body: IO[bytes]) -> Any:
+    """The scope with the body's length: DRF takes one of unknown length for none."""
+    length = body.seek(0, os.SEEK_END)
+    body.seek(0)
+    headers = [pair for pair in scope["headers"] if pair[0] != b"content-length"]
+    headers.append((b"content-length", str(length).encode()))
+    return {**scope, "headers": headers}
+
+
+def is_api(path: str) -> bool:
+    return path.startswith(("/api/", "/healthz", "/readyz"))
+
+
+def content_of(response: Any) -> bytes:
+    if isinstance(response, StreamingHttpResponse):
+        return b"".join(response)
+    content: HttpResponse = response
+    return content.content
+
+
+async def receive_whole(receive: Any, *, into: IO[bytes]) -> bool:
+    """
+    Copy the request's body; False when the client left before its end.
+
+    Half a request must not be carried out.
+    """
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return False
+        into.write(message.get("body", b""))
+        more = message.get("more_body", False)
+    into.seek(0)
+    return True

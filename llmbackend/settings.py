@@ -1,0 +1,183 @@
+"""Django's settings, spelled out of config.yaml; read them through django.conf."""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import dj_database_url
+
+from llmbackend.config import load
+from llmbackend.keys import load_keys
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+CONFIG = load(Path(os.environ.get("LLMBACKEND_CONFIG", BASE_DIR / "config.yaml")))
+KEYS = load_keys(CONFIG)
+
+SECRET_KEY = KEYS.django
+DEBUG = False
+ALLOWED_HOSTS = list(CONFIG.allowed_hosts)
+
+INSTALLED_APPS = [
+    # Before staticfiles: its `runserver` is the one that counts. The daphne app would
+    # do the same, but costs every process 30 MB and half a second of Twisted.
+    "llmbackend",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "channels",
+    "rest_framework",
+    "accounts",
+    "conversations",
+    "rag",
+    "chat",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "llmbackend.urls"
+APPEND_SLASH = False
+ASGI_APPLICATION = "llmbackend.asgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+SQLITE = {
+    "ENGINE": "django.db.backends.sqlite3",
+    "NAME": CONFIG.sqlite.path,
+    "OPTIONS": {
+        "timeout": 20,
+        # A read that becomes a write fails at once under the default mode, whatever
+        # the time-out; a write that begins as one waits its turn.
+        "transaction_mode": "IMMEDIATE",
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
+    },
+    "TEST": {"NAME": CONFIG.sqlite.path.with_name("test_llm_backend.db")},
+}
+POSTGRESQL = dj_database_url.parse(CONFIG.database.url) if CONFIG.database.url else {}
+DATABASES: dict[str, Any] = {
+    "default": {
+        **(POSTGRESQL or SQLITE),
+        "CONN_MAX_AGE": CONFIG.sqlite.conn_max_lifetime or None,
+        # One restart of PostgreSQL must not cost each thread a failed request.
+        "CONN_HEALTH_CHECKS": True,
+    }
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+if CONFIG.redis.address:
+    CACHES = {
+        "default": {
+            "BACKEND": "django_redis.cache.RedisCache",
+            "LOCATION": f"redis://{CONFIG.redis.address}/{CONFIG.redis.db}",
+            "KEY_PREFIX": "llmbackend",
+            "OPTIONS": {
+                "PASSWORD": CONFIG.redis.password,
+                "SERIALIZER": "django_redis.serializers.json.JSONSerializer",
+                "SOCKET_CONNECT_TIMEOUT": 1,
+                "SOCKET_TIMEOUT": 1,
+            },
+        }
+    }
+
+AUTH_USER_MODEL = "accounts.User"
+PASSWORD_HASHERS = ["accounts.hashers.PasswordHasher"]
+AUTH_PASSWORD_VALIDATORS = [
+    {
+        "NAME": "django.contrib.auth.password_validation.MinimumLengthValidator",
+        "OPTIONS": {"min_length": 8},
+    },
+    {"NAME": "accounts.passwords.MaximumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.authentication.BearerAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["llmbackend.http.JSONParser"],
+    "EXCEPTION_HANDLER": "llmbackend.http.exception_handler",
+    "DEFAULT_METADATA_CLASS": None,
+    "UNAUTHENTICATED_USER": None,
+}
+SIMPLE_JWT = {
+    "ALGORITHM": "HS256",
+    "SIGNING_KEY": KEYS.jwt,
+    "ACCESS_TOKEN_LIFETIME": timedelta(hours=CONFIG.jwt.lifetime_hours),
+}
+
+LANGUAGE_CODE = "en"
+LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "static/"
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = False
+
+# TLS ends at a proxy: where one is named, the admin is for HTTPS alone. The guard
+# drops X-Forwarded-* from anyone else.
+BEHIND_TLS = bool(CONFIG.server.trusted_proxies)
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if BEHIND_TLS else None
+SECURE_SSL_REDIRECT = BEHIND_TLS
+SECURE_HSTS_SECONDS = 30 * 24 * 3600 if BEHIND_TLS else 0
+# Whether all subdomains are for HTTPS alone is for the domain's owner to promise.
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+CSRF_COOKIE_HTTPONLY = True
+CSRF_COOKIE_SECURE = SESSION_COOKIE_SECURE = BEHIND_TLS
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "filters": {"request_id": {"()": "llmbackend.log.RequestIdFilter"}},
+    "formatters": {
+        "line": {
+            "format": "{asctime} {levelname} {name} [{request_id}] {message}",
+            "style": "{",
+        }
+    },
+    "handlers": {
+        "console": {
+            "class": "logging.StreamHandler",
+            "formatter": "line",
+            "filters": ["request_id"],
+        }
+    },
+    "root": {"handlers": ["console"], "level": "INFO"},
+    "loggers": {
+        "django": {"handlers": [], "level": "INFO", "propagate": True},
+        "django.server": {"handlers": [], "level": "WARNING", "propagate": True},
+        # Errors are answered and logged by the code that maps them.
+        "django.request": {"level": "CRITICAL"},
+        "django.security.DisallowedHost": {"level": "CRITICAL"},
+        "httpx2": {"level": "WARNING"},
+        "openai": {"level": "WARNING"},
+        "uvicorn.access": {"level": "WARNING"},
+        "uvicorn.error": {"level": "ERROR"},
+        "daphne": {"level": "WARNING"},
+    },
+}

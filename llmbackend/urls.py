@@ -1,0 +1,20 @@
+"""REST paths -> apps."""
+
+from django.contrib import admin
+from django.urls import include, path, re_path
+
+from llmbackend.health import HealthViewSet
+
+urlpatterns = [
+    re_path(r"^healthz/?$", HealthViewSet.as_view({"get": "alive"})),
+    re_path(r"^readyz/?$", HealthViewSet.as_view({"get": "ready"})),
+    path("", include("accounts.urls")),
+    path("", include("conversations.urls")),
+    path("", include("chat.urls")),
+    path("admin/", admin.site.urls),
+]
+
+handler400 = "llmbackend.http.bad_request"
+handler403 = "llmbackend.http.permission_denied"
+handler404 = "llmbackend.http.not_found"
+handler500 = "llmbackend.http.server_error"

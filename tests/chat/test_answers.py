@@ -1,0 +1,160 @@
+"""Writers and their ticker, in the running server."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db.models.functions import Now
+
+from conversations.models import Message, Writer
+from tests.conftest import Client, Served, until_idle
+from tests.fake_provider import FakeProvider, Script
+
+
+def eventually(condition: Callable[[], Any], seconds: float = 8.0) -> bool:
+    until = time.monotonic() + seconds
+    waiter = threading.Event()
+    while time.monotonic() < until:
+        if condition():
+            return True
+        waiter.wait(0.02)
+    return False
+
+
+@pytest.fixture
+def conversation(as_alice: Client) -> int:
+    return as_alice.conversation()
+
+
+@contextmanager
+def half_an_answer(
+    client: Client, conversation: int, provider: FakeProvider
+) -> Iterator[tuple[Script, Iterator[str]]]:
+    """An answer that has said "Hel" and waits; its script, and the lines to come."""
+    script = provider.default = Script(pieces=["Hel", "lo"], stall_after=1)
+    path = f"/api/chat/{conversation}"
+    with client.stream("POST", path, json={"message": "Hi"}) as response:
+        lines = response.iter_lines()
+        next(lines)
+        yield script, lines
+
+
+def test_question_and_empty_answer_are_stored_before_the_provider_is_asked(
+    as_alice: Client, conversation: int, provider: FakeProvider
+) -> None:
+    script = provider.default = Script(stall_at_headers=True)
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(as_alice.ask, conversation, "Hi")
+        assert provider.wait_until(lambda: bool(provider.requests))
+
+        rows = Message.objects.order_by("number")
+        stored = list(rows.values_list("role", "content", "status"))
+
+        script.release.set()
+        assert asking.result().status_code == 200
+    assert stored == [("user", "Hi", "complete"), ("assistant", "", "streaming")]
+
+
+def test_what_grew_is_stored_while_the_provider_still_talks(
+    as_alice: Client, conversation: int, provider: FakeProvider
+) -> None:
+    with half_an_answer(as_alice, conversation, provider):
+        assert eventually(
+            lambda: Message.objects.filter(content="Hel", status="streaming").exists()
+        )
+
+
+def test_the_writers_heart_beats_while_it_writes(
+    as_alice: Client, conversation: int, provider: FakeProvider, served: Served
+) -> None:
+    with half_an_answer(as_alice, conversation, provider):
+        mine = Writer.objects.filter(pk=served.application.answers.writer)
+        first = mine.get().heartbeat_at
+
+        assert eventually(lambda: mine.get().heartbeat_at > first)
+
+
+def test_a_writer_whose_answer_was_taken_stops_without_a_word(
+    as_alice: Client, conversation: int, provider: FakeProvider, served: Served
+) -> None:
+    with half_an_answer(as_alice, conversation, provider) as (_, lines):
+        Message.objects.filter(status="streaming").update(
+            status="interrupted", writer=None, content="What the taker stored"
+        )
+        rest = list(lines)
+
+    assert '"event":"error"' in "".join(rest)
+    assert provider.wait_until(lambda: provider.answering == 0)
+    until_idle(served)
+    assert Message.objects.get(number=2).content == "What the taker stored"
+
+
+def test_an_answer_a_dead_process_left_is_interrupted_at_the_next_send(
+    as_alice: Client, conversation: int
+) -> None:
+    left_by_a_dead_process(conversation)
+
+    assert as_alice.ask(conversation, "Again?").status_code == 200
+
+    history = as_alice.history(conversation)
+    assert [m.get("status") for m in history] == [None, "interrupted", None, None]
+    assert history[1]["content"] == "Hel"
+
+
+def test_an_answer_a_dead_process_left_is_interrupted_at_the_next_read(
+    as_alice: Client, conversation: int
+) -> None:
+    left_by_a_dead_process(conversation)
+
+    assert as_alice.history(conversation)[1]["status"] == "interrupted"
+
+
+def test_another_process_ends_what_a_dead_one_left(
+    as_alice: Client, conversation: int
+) -> None:
+    left_by_a_dead_process(conversation)
+
+    assert eventually(lambda: Message.objects.filter(status="interrupted").exists())
+
+
+def test_an_answer_of_a_living_process_is_left_alone(
+    as_alice: Client, conversation: int
+) -> None:
+    left_by_a_dead_process(conversation, silent=timedelta(seconds=3))
+
+    assert as_alice.ask(conversation, "Again?").status_code == 409
+    assert as_alice.history(conversation)[1]["status"] == "streaming"
+
+
+def left_by_a_dead_process(
+    conversation: int, *, silent: timedelta = timedelta(seconds=7)
+) -> None:
+    """Rows as a process leaves them that was killed in the middle of an answer."""
+    from conversations.models import Conversation
+
+    writer = Writer.objects.create(host="gone", pid=1, heartbeat_at=Now() - silent)
+    question = Message.objects.create(
+        conversation_id=conversation,
+        number=1,
+        role="user",
+        content="Hi",
+        created_at=Now(),
+    )
+    answer = Message.objects.create(
+        conversation_id=conversation,
+        number=2,
+        parent=question,
+        role="assistant",
+        content="Hel",
+        status="streaming",
+        writer=writer,
+        created_at=Now(),
+    )
+    Conversation.objects.filter(pk=conversation).update(active_leaf=answer)

@@ -1,0 +1,204 @@
+"""The cast: Alice owns things, Mallory nothing; a served project, a fake provider."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx2
+import pytest
+import uvicorn
+from django.apps import apps
+from django.conf import settings as django_settings
+from django.db import connection, transaction
+from django.test.utils import setup_databases, teardown_databases
+
+from llmbackend.config import Provider
+from tests import fake_provider
+
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(
+    django_test_environment: None, django_db_blocker: Any
+) -> Iterator[None]:
+    """pytest-django makes a database only for tests that use its own fixtures."""
+    with django_db_blocker.unblock():
+        made = setup_databases(verbosity=0, interactive=False)
+    yield
+    with django_db_blocker.unblock():
+        teardown_databases(made, verbosity=0)
+
+
+@pytest.fixture(scope="session")
+def provider_process() -> Iterator[Any]:
+    with fake_provider.running() as fake:
+        served = Provider(
+            name="fake",
+            base_url=fake.base_url,
+            api_key="sk-configured-key",
+            chat_models=("gpt*",),
+        )
+        other = Provider(
+            name="other", base_url="http://127.0.0.1:9/v1", chat_models=("gone*",)
+        )
+        django_settings.CONFIG = replace(
+            django_settings.CONFIG, providers=(served, other)
+        )
+        yield fake
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server and what it is made of."""
+
+    base_url: str
+    application: Any
+
+
+@pytest.fixture(scope="session")
+def served(
+    django_db_setup: None, django_db_blocker: Any, provider_process: Any
+) -> Iterator[Served]:
+    """The project under uvicorn on a loopback port, in a thread of this process."""
+    # Its threads use the database between tests, too.
+    with django_db_blocker.unblock():
+        yield from serving()
+
+
+def serving() -> Iterator[Served]:
+    from llmbackend.asgi import Application
+    from llmbackend.serving import bind
+
+    application = Application()
+    listening = bind(host="127.0.0.1", port=0)
+    config = uvicorn.Config(
+        application,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        thread.join(0.01)
+    port = listening.getsockname()[1]
+    yield Served(f"http://127.0.0.1:{port}", application)
+    server.should_exit = True
+    thread.join(20)
+    listening.close()
+
+
+@pytest.fixture
+def provider(provider_process: Any) -> Iterator[Any]:
+    """The OpenAI-compatible provider that serves every `gpt*` model."""
+    provider_process.reset()
+    yield provider_process
+    provider_process.reset()
+
+
+@pytest.fixture
+def database(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """An empty database; what a test commits is removed after it."""
+    with django_db_blocker.unblock():
+        yield
+        remove_rows()
+
+
+def remove_rows() -> None:
+    """Far quicker than Django's flush, which makes all permissions anew."""
+    ours = ("accounts", "conversations", "rag", "sessions", "admin")
+    with transaction.atomic(), connection.cursor() as cursor:
+        for model in apps.get_models(include_auto_created=True):
+            if model._meta.app_label in ours:
+                cursor.execute(f'DELETE FROM "{model._meta.db_table}"')  # noqa: S608
+    connection.close()
+
+
+@pytest.fixture
+def server(served: Served, provider: Any, database: None) -> Iterator[Served]:
+    """The running server on an empty database; waits for its answers at the end."""
+    yield served
+    provider.release_all()
+    until_idle(served)
+
+
+def until_idle(served: Served) -> None:
+    event = threading.Event()
+    for _ in range(1000):
+        if not served.application.answers.busy:
+            return
+        event.wait(0.01)
+    raise AssertionError("Answers are still being written.")
+
+
+class Client(httpx2.Client):
+    """An API client with a user's token."""
+
+    def conversation(self, *, model: str = "gpt-4o", **fields: Any) -> int:
+        body = {"title": "Rust", "model": model, **fields}
+        response = self.post("/api/conversations/create", json=body)
+        assert response.status_code == 200, response.text
+        return int(response.json()["conversation_id"])
+
+    def ask(self, conversation: int, message: str, **options: Any) -> httpx2.Response:
+        path = f"/api/chat/{conversation}"
+        return self.post(path, json={"message": message}, **options)
+
+    def history(self, conversation: int) -> list[dict[str, Any]]:
+        response = self.get(f"/api/conversations/history/{conversation}")
+        assert response.status_code == 200, response.text
+        return list(response.json()["messages"])
+
+
+def make_user(name: str) -> Any:
+    from accounts.models import User
+
+    return User.objects.create_user(name, password=PASSWORD)
+
+
+def client_of(served: Served, user: Any | None) -> Client:
+    from accounts.tokens import issue
+
+    headers = {"Authorization": f"Bearer {issue(user)}"} if user else {}
+    return Client(
+        base_url=served.base_url,
+        headers=headers,
+        timeout=20,
+        trust_env=False,
+        verify=False,  # Loading certificates costs more than the request.
+    )
+
+
+@pytest.fixture
+def alice(server: Served) -> Any:
+    return make_user("alice")
+
+
+@pytest.fixture
+def mallory(server: Served) -> Any:
+    return make_user("mallory")
+
+
+@pytest.fixture
+def anonymous(server: Served) -> Iterator[Client]:
+    with client_of(server, None) as client:
+        yield client
+
+
+@pytest.fixture
+def as_alice(server: Served, alice: Any) -> Iterator[Client]:
+    with client_of(server, alice) as client:
+        yield client
+
+
+@pytest.fixture
+def as_mallory(server: Served, mallory: Any) -> Iterator[Client]:
+    with client_of(server, mallory) as client:
+        yield client

@@ -1,0 +1,146 @@
+"""BoundedProtocol, over real sockets."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+import uvicorn
+
+from llmbackend.protocol import BoundedProtocol
+from llmbackend.serving import bind, uvicorn_config
+
+
+class Impatient(BoundedProtocol):
+    head_seconds = 0.3
+    head_bytes = 4096
+
+
+async def application(scope: Any, receive: Any, send: Any) -> None:
+    """Answers 200 at once on /early, elsewhere after the whole body."""
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    more = scope["path"] != "/early"
+    while more:
+        more = (await receive())["more_body"]
+    headers = [(b"Content-Length", b"2")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[tuple[str, int]]:
+    config = uvicorn_config(application)
+    config.http = Impatient
+    config.timeout_keep_alive = 1
+    server = uvicorn.Server(config)
+    listening = bind(host="127.0.0.1", port=0)
+    found = listening.getsockname()
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+    thread.start()
+    while not server.started:
+        thread.join(0.01)
+    yield found
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture
+def connection(address: tuple[str, int]) -> Iterator[socket.socket]:
+    with closing(socket.create_connection(address, timeout=5)) as made:
+        yield made
+
+
+def everything(connection: socket.socket) -> bytes:
+    """What arrives until the server closes; fails when it does not."""
+    parts = []
+    while part := connection.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    "begun", [b"", b"\r\n", b"GET / HTTP/1.1\r\nHo", b"GET / HTTP/1.1\r\nHost: a\r\n"]
+)
+def test_half_a_head_does_not_keep_a_connection(
+    connection: socket.socket, begun: bytes
+) -> None:
+    connection.sendall(begun)
+
+    assert everything(connection) == b""
+
+
+def test_nor_does_half_of_the_next_one(connection: socket.socket) -> None:
+    connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HT")
+
+    assert everything(connection).endswith(b"\r\n\r\nok")
+
+
+def test_a_head_that_dribbles_has_no_more_time(connection: socket.socket) -> None:
+    connection.sendall(b"GET / HTTP/1.1\r\n")
+    connection.settimeout(0.02)
+    for number in range(500):
+        try:
+            connection.sendall(b"X-%d: 1\r\n" % number)
+            if connection.recv(1) == b"":
+                break
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            break
+    else:
+        pytest.fail("The connection was kept.")
+    assert number < 100
+
+
+def test_a_body_has_its_own_time(connection: socket.socket) -> None:
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n")
+    connection.settimeout(0.6)
+    with pytest.raises(TimeoutError):
+        connection.recv(1)
+    connection.sendall(b"ab")
+
+    assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_the_rest_of_a_refused_body_is_not_read_for_ever(
+    connection: socket.socket,
+) -> None:
+    connection.sendall(b"POST /early HTTP/1.1\r\nHost: a\r\n")
+    connection.sendall(b"Transfer-Encoding: chunked\r\n\r\n")
+    for _ in range(10_000):
+        try:
+            connection.sendall(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+        except ConnectionError:
+            break
+    else:
+        pytest.fail("The body was read on.")
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "code"),
+    [
+        (b"BREW / HTTP/1.1\r\nHost: a\r\n\r\n", 400, "invalid"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "invalid"),
+        (b"GET /" + b"a" * 5000, 413, "too_large"),
+        (b"GET / HTTP/1.1\r\n" + b"X-A: %b\r\n" % (b"b" * 90) * 50, 413, "too_large"),
+    ],
+)
+def test_what_is_no_request_is_answered_in_the_one_form(
+    connection: socket.socket, request_: bytes, status: int, code: str
+) -> None:
+    connection.sendall(request_)
+
+    head, _, body = everything(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert json.loads(body)["code"] == code
+    assert json.loads(body)["request_id"].encode() in head

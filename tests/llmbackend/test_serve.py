@@ -1,0 +1,257 @@
+"""manage.py serve, as an operator meets it."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from tests import fake_provider, redis_server
+from tests.fake_provider import FakeProvider
+from tests.served import ServeProcess, fake_section, free_port, serving
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[FakeProvider]:
+    with fake_provider.running() as fake:
+        yield fake
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, provider: FakeProvider
+) -> Iterator[ServeProcess]:
+    """One worker; its Redis is configured and not there."""
+    with serving(
+        tmp_path_factory.mktemp("served"),
+        providers=fake_section(provider.base_url),
+        redis={"address": f"127.0.0.1:{free_port()}"},
+    ) as served:
+        yield served
+
+
+def test_it_says_what_it_reached_in_this_order(server: ServeProcess) -> None:
+    lines = server.stdout.splitlines()
+
+    assert "jwt.secret is empty" in lines[0]
+    assert re.match(r"Redis at 127\.0\.0\.1:\d+ cannot be reached", lines[1])
+    assert lines[2] == "SQLite initialized successfully!"
+    assert lines[3] == f"Server is running on port {server.port}"
+
+
+def test_the_printed_lines_work_as_printed(server: ServeProcess) -> None:
+    lines = [x for x in server.stdout.splitlines() if x.startswith("  ")]
+    assert len(lines) == 3
+
+    done = subprocess.run(
+        ["bash", "-euc", "\n".join(lines)],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    )
+
+    assert "registered successfully" in done.stdout
+    assert '{"event": "full_response", "data": "Hello!"}' in done.stdout.replace(
+        '":"', '": "'
+    ).replace('","', '", "')
+
+
+def test_memory_stays_when_a_body_of_200_mb_arrives(server: ServeProcess) -> None:
+    process = psutil.Process(server.process.pid)
+    with server.client() as client:
+        client.get("/readyz")
+    before = process.memory_info().rss
+
+    for declared in (True, False):
+        assert upload(server, megabytes=200, declared=declared) in {413, None}
+
+    assert process.memory_info().rss - before < 8 << 20
+
+
+def upload(server: ServeProcess, *, megabytes: int, declared: bool) -> int | None:
+    """The status of a POST that sends on whatever the server says; None if cut off."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    headers = {"Content-Length": str(megabytes << 20)} if declared else {}
+    parts = (b"x" * (1 << 20) for _ in range(megabytes))
+    path = "/api/conversations/create"
+    try:
+        connection.request(
+            "POST", path, body=parts, headers=headers, encode_chunked=not declared
+        )
+        return connection.getresponse().status
+    except ConnectionError:
+        return None
+    finally:
+        connection.close()
+
+
+@pytest.fixture(scope="module")
+def admin(server: ServeProcess) -> Iterator[httpx2.Client]:
+    """A browser in which a superuser has logged in."""
+    secret = "correct horse battery"
+    options = ["--noinput", "--username=root", "--email="]
+    server.manage("createsuperuser", *options, DJANGO_SUPERUSER_PASSWORD=secret)
+    with server.client(follow_redirects=True) as browser:
+        page = browser.get("/admin/")
+        answer = browser.post(
+            "/admin/login/?next=/admin/",
+            data={
+                "username": "root",
+                "password": secret,
+                "csrfmiddlewaretoken": hidden_token(page.text),
+            },
+            headers={"Referer": f"{server.base_url}/admin/login/"},
+        )
+        assert answer.status_code == 200
+        assert answer.url.path == "/admin/"
+        yield browser
+
+
+class TestAdmin:
+    def test_every_change_list_and_add_form_loads(self, admin: httpx2.Client) -> None:
+        index = admin.get("/admin/").text
+        paths = set(re.findall(r'href="(/admin/\w+/\w+/(?:add/)?)"', index))
+
+        assert "/admin/accounts/user/" in paths
+        for path in paths:
+            assert admin.get(path).status_code == 200, path
+
+    def test_its_style_sheets_and_scripts_are_served(
+        self, admin: httpx2.Client
+    ) -> None:
+        index = admin.get("/admin/").text
+        files = re.findall(r'(?:href|src)="(/static/[^"]+)"', index)
+
+        assert files
+        for path in files:
+            answer = admin.get(path)
+            assert answer.status_code == 200, path
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+    def test_a_form_without_the_csrf_token_is_refused(
+        self, admin: httpx2.Client
+    ) -> None:
+        assert admin.post("/admin/logout/").status_code == 403
+
+
+def hidden_token(page: str) -> str:
+    found = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)
+    assert found
+    return found[1]
+
+
+def test_a_taken_port_is_one_clear_line(server: ServeProcess, tmp_path: Path) -> None:
+    second = ServeProcess(tmp_path, config={"server": {"port": server.port}})
+    second.start()
+
+    assert second.wait(20) == 1
+    assert second.log.strip() == (
+        f"CommandError: Cannot listen on 127.0.0.1:{server.port}: "
+        "Address already in use. Another program uses it; "
+        "server.port in config.yaml names it."
+    )
+
+
+def test_a_database_that_cannot_be_opened_is_one_clear_line(tmp_path: Path) -> None:
+    config = {"database": {"url": f"postgresql://u:secret@127.0.0.1:{free_port()}/x"}}
+    server = ServeProcess(tmp_path, config={**config, "jwt": {"secret": "x" * 32}})
+    server.start()
+
+    assert server.wait(20) == 1
+    assert server.log.startswith("CommandError: The database cannot be used: ")
+    assert len(server.log.strip().splitlines()) == 1
+    assert "secret" not in server.log
+
+
+def test_runserver_serves_the_same(
+    server: ServeProcess, provider: FakeProvider
+) -> None:
+    """Daphne, for development; here beside the other server, on its database."""
+    second = ServeProcess(
+        server.directory, config={"providers": fake_section(provider.base_url)}
+    )
+    try:
+        second.start("--noreload", str(second.port), command="runserver")
+        second.wait_until_ready()
+        with second.signed_in("bob") as bob:
+            assert_chat_streams(bob)
+            assert bob.get("/nope").json()["code"] == "not_found"
+            assert bob.get("/static/admin/css/base.css").status_code == 200
+    finally:
+        second.kill()
+
+
+def assert_chat_streams(client: httpx2.Client) -> None:
+    body = {"title": "Rust", "model": "gpt-4o"}
+    created = client.post("/api/conversations/create", json=body).json()
+    path = f"/api/chat/{created['conversation_id']}"
+    answer = client.post(path, json={"message": "Hi"})
+    assert answer.status_code == 200
+    assert "full_response" in answer.text
+
+
+@contextmanager
+def redis() -> Iterator[str]:
+    """The address of a Redis; empty where there is none to start."""
+    if not redis_server.available():
+        yield ""
+        return
+    with redis_server.running() as running:
+        yield running.address
+
+
+class TestWorkers:
+    def test_a_dead_one_is_replaced_and_sigterm_ends_all(
+        self, tmp_path: Path, provider: FakeProvider
+    ) -> None:
+        providers = fake_section(provider.base_url)
+        with (
+            redis() as address,
+            serving(
+                tmp_path,
+                server={"workers": 2},
+                providers=providers,
+                redis={"address": address},
+            ) as server,
+        ):
+            if address:
+                assert "Connected to Redis successfully!" in server.stdout
+            assert server.stdout.count("Server is running on port") == 1
+            server.wait_for(lambda: len(listeners(server)) == 2)
+            first = server.workers()
+
+            first[0].kill()
+            server.wait_for(lambda: first[0] not in server.workers())
+            server.wait_for(lambda: len(listeners(server)) == 2)
+            with server.signed_in() as alice:
+                assert_chat_streams(alice)
+            workers = server.workers()
+            server.terminate()
+
+            assert server.wait(1 + 5) == 0
+            assert not any(worker.is_running() for worker in workers)
+
+    def test_none_outlives_its_supervisor(self, tmp_path: Path) -> None:
+        with serving(tmp_path, server={"workers": 2}) as server:
+            server.wait_for(lambda: len(server.workers()) == 2)
+            workers = server.workers()
+
+            server.process.kill()
+            server.process.wait()
+
+            _, alive = psutil.wait_procs(workers, timeout=10)
+            assert not alive
+
+
+def listeners(server: ServeProcess) -> list[psutil.Process]:
+    """The workers that take connections by now: their event loop runs."""
+    is_up: Callable[[psutil.Process], bool] = lambda each: each.num_threads() > 1  # noqa: E731
+    return [worker for worker in server.workers() if is_up(worker)]

@@ -1,0 +1,61 @@
+"""Every route of the project, read from the URL resolver and the consumer routes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+from django.urls import URLPattern, URLResolver, get_resolver
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+@dataclass(frozen=True)
+class Route:
+    """
+    `path` as documents write it: /api/chat/:conversation_id.
+
+    `methods` are those a viewset names; a consumer names none and is asked.
+    """
+
+    path: str
+    methods: frozenset[str]
+
+
+def api_routes() -> list[Route]:
+    """What is answered in JSON or as a stream: everything but the admin."""
+    return [route for route in _all_routes() if not route.path.startswith("/admin/")]
+
+
+def _all_routes() -> list[Route]:
+    from chat.routing import streaming_routes
+
+    streams = streaming_routes(cast(Any, None))
+    return [*_routes_in(get_resolver().url_patterns), *_routes_in(streams)]
+
+
+def _routes_in(patterns: list[Any], prefix: str = "") -> Iterator[Route]:
+    for pattern in patterns:
+        path = prefix + readable(str(pattern.pattern))
+        if isinstance(pattern, URLResolver):
+            yield from _routes_in(pattern.url_patterns, path)
+        elif isinstance(pattern, URLPattern):
+            actions = getattr(pattern.callback, "actions", None) or {}
+            # HEAD is added to them by the first request.
+            methods = frozenset(m for m in METHODS if m.lower() in actions)
+            yield Route("/" + path, methods)
+
+
+def readable(pattern: str) -> str:
+    """
+    A pattern without its regular expressions.
+
+    >>> readable(r"^api/chat/(?!models/?$)(?P<conversation_id>[^/]+)/?$")
+    'api/chat/:conversation_id'
+    """
+    pattern = re.sub(r"\(\?![^)]*\)", "", pattern)
+    pattern = re.sub(r"\(\?P<(\w+)>(?:[^()]|\([^()]*\))*\)", r":\1", pattern)
+    pattern = re.sub(r"<(?:\w+:)?(\w+)>", r":\1", pattern)
+    return pattern.removeprefix("^").removesuffix("$").removesuffix("/?")

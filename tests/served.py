@@ -1,0 +1,179 @@
+"""The real `manage.py serve`, in a process of its own on files of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 30.0
+
+
+class ServeProcess:
+    """
+    A server on a free loopback port; `config` is laid over what a test needs anyway.
+
+    What it prints goes to `stdout` and `log` (standard error) in its directory.
+    """
+
+    def __init__(self, directory: Path, *, config: dict[str, Any]) -> None:
+        self.port = int(config.get("server", {}).get("port") or free_port())
+        self.base_url = f"http://127.0.0.1:{self.port}"
+        self.database = directory / "served.db"
+        self.directory = directory
+        self.config_file = self._file("config.yaml")
+        self.config_file.write_text(yaml.safe_dump(self._merged(config)))
+
+    def _merged(self, config: dict[str, Any]) -> dict[str, Any]:
+        needed: dict[str, Any] = {
+            "server": {"port": self.port, "shutdown_grace": 1},
+            "sqlite": {"path": self.database.name},
+            "accounts": {"bcrypt_cost": 4},
+            "local": {"enabled": False},
+        }
+        for section, values in config.items():
+            is_section = isinstance(values, dict)
+            needed[section] = (
+                {**needed.get(section, {}), **values} if is_section else values
+            )
+        return needed
+
+    @property
+    def environment(self) -> dict[str, str]:
+        outer = {k: v for k, v in os.environ.items() if k != "DJANGO_SETTINGS_MODULE"}
+        return {**outer, "LLMBACKEND_CONFIG": str(self.config_file)}
+
+    def start(self, *options: str, command: str = "serve") -> None:
+        """Start the server and return at once."""
+        with (
+            self._file("stdout").open("ab") as out,
+            self._file("log").open("ab") as log,
+        ):
+            self.process = subprocess.Popen(
+                [sys.executable, "manage.py", command, *options],
+                cwd=ROOT,
+                env=self.environment,
+                stdout=out,
+                stderr=log,
+            )
+
+    def manage(self, *command: str, **environment: str) -> str:
+        """Run another management command on the same files; returns its output."""
+        done = subprocess.run(
+            [sys.executable, "manage.py", *command],
+            cwd=ROOT,
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=True,
+        )
+        return done.stdout
+
+    def wait_until_ready(self) -> None:
+        self.wait_for(self.is_ready)
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Poll `condition`; fail with the server's log when it does not come true."""
+        until = time.monotonic() + PATIENCE
+        while not condition():
+            if time.monotonic() > until or self.process.poll() is not None:
+                raise AssertionError(f"{self.stdout}\n{self.log}")
+            time.sleep(0.02)
+
+    def is_ready(self) -> bool:
+        try:
+            answer = httpx2.get(f"{self.base_url}/readyz", trust_env=False, timeout=5)
+        except httpx2.TransportError:
+            return False
+        return answer.status_code == 200
+
+    def client(self, **options: Any) -> httpx2.Client:
+        settings = {"base_url": self.base_url, "timeout": 20, "trust_env": False}
+        return httpx2.Client(**{**settings, **options})
+
+    def signed_in(self, name: str = "alice") -> httpx2.Client:
+        """A client with the token of a user that is registered now."""
+        who = {"username": name, "password": "correct horse battery"}
+        with self.client() as client:
+            client.post("/api/users/register", json=who).raise_for_status()
+            token = client.post("/api/users/login", json=who).json()["token"]
+        return self.client(headers={"Authorization": f"Bearer {token}"})
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes the server started."""
+        found: list[psutil.Process] = psutil.Process(self.process.pid).children()
+        return found
+
+    def terminate(self, sig: signal.Signals = signal.SIGTERM) -> None:
+        self.process.send_signal(sig)
+
+    def wait(self, seconds: float) -> int:
+        """The exit code, which must come within `seconds`."""
+        return self.process.wait(seconds)
+
+    @property
+    def stdout(self) -> str:
+        return self._file("stdout").read_text()
+
+    @property
+    def log(self) -> str:
+        return self._file("log").read_text()
+
+    def _file(self, name: str) -> Path:
+        return self.directory / f"{self.port}-{name}"
+
+    def kill(self) -> None:
+        """End the server and its children at once."""
+        if not hasattr(self, "process") or self.process.poll() is not None:
+            return
+        tree = psutil.Process(self.process.pid).children(recursive=True)
+        for child in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        self.process.kill()
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def serving(
+    directory: Path, *options: str, command: str = "serve", **config: Any
+) -> Iterator[ServeProcess]:
+    """A server that is ready; `config` holds sections of config.yaml."""
+    server = ServeProcess(directory, config=config)
+    try:
+        server.start(*options, command=command)
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.kill()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def fake_section(base_url: str) -> list[dict[str, Any]]:
+    """The `providers` section that leads `gpt*` to a fake provider."""
+    return [
+        {
+            "name": "fake",
+            "base_url": base_url,
+            "api_key": "sk-configured-key",
+            "chat_models": ["gpt*"],
+        }
+    ]

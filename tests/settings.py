@@ -1,0 +1,32 @@
+"""The project's settings on a config, a database and keys of this test run's own."""
+
+import os
+import tempfile
+from pathlib import Path
+
+CONFIG_YAML = """
+server:
+  shutdown_grace: 5
+sqlite:
+  path: test_source.db
+accounts:
+  bcrypt_cost: 4
+chat:
+  connect_timeout: 2
+  first_token_timeout: 5
+  silence_timeout: 5
+  total_timeout: 20
+"""
+
+# A directory an earlier import made is a directory of this very process.
+directory = Path(tempfile.mkdtemp(prefix="llmbackend-tests-"))
+(directory / "config.yaml").write_text(CONFIG_YAML)
+os.environ["LLMBACKEND_CONFIG"] = str(directory / "config.yaml")
+
+from llmbackend.settings import *  # noqa: E402, F403
+
+# A power cut during a test loses nothing that matters.
+DATABASES["default"]["OPTIONS"] = {  # noqa: F405
+    **DATABASES["default"]["OPTIONS"],  # noqa: F405
+    "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;",
+}

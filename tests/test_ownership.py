@@ -1,0 +1,246 @@
+"""
+Who may do what: one row for each route and method, tried by every actor.
+
+A new route fails here until it has a row. A row about a new kind of thing needs that
+thing in the fixture `owned` and in UNKNOWN, and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import httpx2
+import pytest
+from django.apps import apps
+
+from accounts.models import User
+from conversations.models import Writer
+from tests.conftest import PASSWORD, Client, Served, client_of, make_user
+from tests.fake_provider import FakeProvider
+from tests.routes import METHODS, api_routes
+
+Door = Literal["open", "signed in", "owner"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    One request that succeeds when Alice makes it.
+
+    `{name}` in path and body is filled from what she owns. The door says who else may:
+    anybody, any user, or nobody.
+    """
+
+    method: str
+    path: str
+    door: Door
+    body: dict[str, str] | None = None
+    status: int = 200
+
+    @property
+    def route(self) -> tuple[str, str]:
+        path = self.path.partition("?")[0]
+        return self.method, re.sub(r"\{(\w+)\}", r":\1", path)
+
+    def request(self, things: dict[str, Any], *, slash: str = "") -> dict[str, Any]:
+        """What httpx2 sends for this row about `things`."""
+        path, mark, query = self.path.partition("?")
+        body = self.body and {k: v.format(**things) for k, v in self.body.items()}
+        url = (path + slash + mark + query).format(**things)
+        return {"method": self.method, "url": url, "json": body}
+
+
+LOGIN = {"username": "bob", "password": PASSWORD}
+NEWCOMER = {"username": "newcomer", "password": PASSWORD}
+NEW_CONVERSATION = {"title": "Mine", "model": "gpt-4o"}
+
+# What a request names in its body or path, and that no one owns.
+UNKNOWN = {"conversation_id": 4711, "kb_id": uuid.uuid4(), "doc_id": uuid.uuid4()}
+
+ROWS = [
+    Row("GET", "/healthz", "open"),
+    Row("GET", "/readyz", "open"),
+    Row("POST", "/api/users/register", "open", NEWCOMER, status=201),
+    Row("POST", "/api/users/login", "open", LOGIN),
+    Row("POST", "/api/conversations/create", "signed in", NEW_CONVERSATION),
+    Row("GET", "/api/conversations/list", "signed in"),
+    Row("GET", "/api/conversations/history/{conversation_id}", "owner"),
+    Row("POST", "/api/conversations/del/{conversation_id}", "owner"),
+    Row("GET", "/api/chat/models", "signed in"),
+    Row("POST", "/api/chat/{conversation_id}", "owner", {"message": "Hi"}),
+]
+NOBODY = ("anonymous", "alice deactivated", "alice logged out everywhere")
+OTHERS = ("mallory", "staff")
+ACTORS = (*NOBODY, *OTHERS, "alice")
+
+
+def named(rows: list[Row]) -> list[Any]:
+    return [pytest.param(row, id=" ".join(row.route)) for row in rows]
+
+
+OWNERS = [row for row in ROWS if row.door == "owner"]
+GUARDED = [row for row in ROWS if row.door != "open"]
+all_rows = pytest.mark.parametrize("row", named(ROWS))
+owners_rows = pytest.mark.parametrize("row", named(OWNERS))
+guarded_rows = pytest.mark.parametrize("row", named(GUARDED))
+
+
+@pytest.fixture
+def owned(as_alice: Client) -> dict[str, Any]:
+    """What Alice owns, one of each kind."""
+    conversation = as_alice.conversation()
+    as_alice.ask(conversation, "A question of Alice's")
+    return {"conversation_id": conversation}
+
+
+@pytest.fixture
+def cast(
+    server: Served, alice: User, owned: dict[str, Any]
+) -> Iterator[dict[str, Client]]:
+    """A client for each actor; a deactivated Alice is so from her request on."""
+    make_user("bob")
+    staff = User.objects.create_superuser("root", password=PASSWORD)
+    users = {"anonymous": None, "mallory": make_user("mallory"), "staff": staff}
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(client_of(server, users.get(name, alice)))
+            for name in ACTORS
+        }
+
+
+def befall(actor: str) -> None:
+    """What happened to Alice since she was given her token."""
+    alice = User.objects.filter(username="alice")
+    if actor == "alice deactivated":
+        alice.update(is_active=False)
+    elif actor == "alice logged out everywhere":
+        alice.update(token_version=1)
+
+
+def expected_status(row: Row, actor: str) -> int:
+    if row.door == "open" or actor == "alice":
+        return row.status
+    if actor in NOBODY:
+        return 401
+    return 404 if row.door == "owner" else row.status
+
+
+def stored() -> dict[str, list[Any]]:
+    """Every row there is, except the heartbeats of serving processes."""
+    models = [m for m in apps.get_models() if m is not Writer]
+    return {m._meta.label: list(m._default_manager.values()) for m in models}
+
+
+def without_request_id(response: httpx2.Response) -> tuple[Any, ...]:
+    """All that a client can tell two answers apart by."""
+    body = {**response.json(), "request_id": ""}
+    headers = {
+        name: value
+        for name, value in response.headers.items()
+        if name not in {"date", "x-request-id"}
+    }
+    return response.status_code, body, headers
+
+
+class TestTheTable:
+    def test_every_route_has_a_row(self) -> None:
+        paths = {path for _, path in (row.route for row in ROWS)}
+
+        assert {route.path for route in api_routes()} == paths
+
+    def test_every_method_of_a_viewset_has_a_row(self) -> None:
+        routes = {(m, route.path) for route in api_routes() for m in route.methods}
+
+        assert routes <= {row.route for row in ROWS}
+
+    @pytest.mark.parametrize("path", sorted({row.path for row in ROWS}))
+    def test_every_other_method_is_a_405(
+        self, path: str, as_alice: Client, owned: dict[str, Any]
+    ) -> None:
+        taken = {row.method for row in ROWS if row.path == path}
+
+        for method in sorted(set(METHODS) - taken):
+            response = as_alice.request(method, path.format(**owned), json={})
+
+            assert (method, response.status_code) == (method, 405)
+            assert response.json()["code"] == "method_not_allowed"
+
+    def test_the_admin_takes_no_bearer_token(self, cast: dict[str, Client]) -> None:
+        response = cast["staff"].get("/admin/")
+
+        assert response.status_code == 302
+        assert response.headers["location"].startswith("/admin/login/")
+
+
+@pytest.mark.parametrize("actor", ACTORS)
+@all_rows
+def test_the_door_decides_the_status(
+    row: Row, actor: str, cast: dict[str, Client], owned: dict[str, Any]
+) -> None:
+    befall(actor)
+
+    response = cast[actor].request(**row.request(owned))
+
+    assert response.status_code == expected_status(row, actor), response.text
+
+
+@all_rows
+def test_a_slash_at_the_end_changes_nothing(
+    row: Row, cast: dict[str, Client], owned: dict[str, Any]
+) -> None:
+    response = cast["alice"].request(**row.request(owned, slash="/"))
+
+    assert response.status_code == row.status
+
+
+@pytest.mark.parametrize("actor", OTHERS)
+@owners_rows
+def test_what_is_someone_elses_answers_like_what_is_not_there(
+    row: Row, actor: str, cast: dict[str, Client], owned: dict[str, Any]
+) -> None:
+    foreign = cast[actor].request(**row.request(owned))
+    unknown = cast[actor].request(**row.request(UNKNOWN))
+
+    assert without_request_id(foreign) == without_request_id(unknown)
+
+
+@owners_rows
+def test_an_unknown_id_is_a_404_for_its_would_be_owner_too(
+    row: Row, cast: dict[str, Client]
+) -> None:
+    assert cast["alice"].request(**row.request(UNKNOWN)).status_code == 404
+
+
+@pytest.mark.parametrize("actor", [*NOBODY, *OTHERS])
+@owners_rows
+def test_a_refused_request_changes_nothing(
+    row: Row,
+    actor: str,
+    cast: dict[str, Client],
+    owned: dict[str, Any],
+    provider: FakeProvider,
+) -> None:
+    befall(actor)
+    before, asked = stored(), len(provider.requests)
+
+    cast[actor].request(**row.request(owned))
+
+    assert stored() == before
+    assert len(provider.requests) == asked
+
+
+@pytest.mark.parametrize("actor", OTHERS)
+@guarded_rows
+def test_no_answer_to_others_names_what_alice_owns(
+    row: Row, actor: str, cast: dict[str, Client], owned: dict[str, Any]
+) -> None:
+    response = cast[actor].request(**row.request(owned))
+
+    assert "Alice" not in response.text
+    for thing in owned.values():
+        assert str(thing) not in response.text
