@@ -13,7 +13,7 @@ run: ## Start the server: http://localhost:8080, or what config.yaml says
 	@exec $(VENV) manage.py serve $(ARGS)
 
 test: environment ## Run the tests
-	@$(VENV) -m pytest $(ARGS)
+	@$(VENV) -m pytest -n auto $(ARGS)
 
 check: check-format check-lint check-types check-imports check-migrations check-deploy ## Check all else: format, lint, types, imports, migrations, deployment
 

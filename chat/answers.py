@@ -15,7 +15,7 @@ from django.db import InterfaceError, OperationalError
 
 from accounts.tokens import Claims, user_for
 from chat import prompts
-from chat.events import Ending
+from chat.events import Ending, Opening
 from chat.live import LiveAnswer
 from chat.ticker import Ticker, clean_up
 from chat.writing import Written, write
@@ -92,9 +92,9 @@ class Answers:
         turn, messages = await self._threads.run(
             open_and_prompt, claims=claims, ask=ask, writer=self.writer
         )
-        answer = LiveAnswer(turn)
-        self._live[turn.answer_pk] = answer
-        self._own(self._answer(answer, messages))
+        answer = LiveAnswer(pk=turn.answer_pk, opening=_opening(turn))
+        self._live[answer.pk] = answer
+        self._own(self._answer(answer, turn, messages))
         return answer
 
     def _own(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -109,40 +109,41 @@ class Answers:
         if error is not None and not isinstance(error, LLMBackendError):
             logger.error("A task of an answer failed", exc_info=error)
 
-    async def _answer(self, answer: LiveAnswer, messages: list[dict[str, str]]) -> None:
-        pk = answer.turn.answer_pk
+    async def _answer(
+        self, answer: LiveAnswer, turn: Turn, messages: list[dict[str, str]]
+    ) -> None:
         writing = asyncio.create_task(
-            write(answer, messages=messages, providers=self._providers)
+            write(answer, turn=turn, messages=messages, providers=self._providers)
         )
-        self._writing[pk] = writing
+        self._writing[answer.pk] = writing
         try:
             await asyncio.wait({writing})
         finally:
-            del self._writing[pk]
+            del self._writing[answer.pk]
         written = _interrupted() if writing.cancelled() else writing.result()
         stored = False
         try:
-            stored = not answer.taken and await self._store(answer, written)
+            stored = not answer.taken and await self._store(answer, turn, written)
         finally:
             # Readers are told after the commit, and told even if it failed.
-            del self._live[pk]
+            del self._live[answer.pk]
             answer.end(_ending(answer, written if stored else _interrupted()))
 
-    async def _store(self, answer: LiveAnswer, written: Written) -> bool:
+    async def _store(self, answer: LiveAnswer, turn: Turn, written: Written) -> bool:
         """Commit the end; while the database is away, hold it in memory a minute."""
         outcome = _outcome(answer, written)
         give_up_at = time.monotonic() + STORE_FOR
         while True:
             try:
                 return await self._threads.run(
-                    close_turn, turn=answer.turn, writer=self.writer, outcome=outcome
+                    close_turn, turn=turn, writer=self.writer, outcome=outcome
                 )
             except (OperationalError, InterfaceError) as exc:
                 if time.monotonic() > give_up_at:
                     logger.exception(
                         "The end of message %s of conversation %s was not stored",
-                        answer.turn.message_id,
-                        answer.turn.conversation_id,
+                        turn.message_id,
+                        turn.conversation_id,
                     )
                     return False
                 logger.warning("An answer's end waits (%s)", type(exc).__name__)
@@ -150,13 +151,13 @@ class Answers:
 
     def _report(self, live: Iterable[LiveAnswer], held: Held) -> None:
         """From the ticker's thread: end the writing of what is no longer ours."""
-        taken = [answer for answer in live if answer.turn.answer_pk not in held.open]
+        taken = [answer for answer in live if answer.pk not in held.open]
         self._loop.call_soon_threadsafe(self._release, taken)
 
     def _release(self, taken: list[LiveAnswer]) -> None:
         for answer in taken:
             # One that is just being closed has no writing task any more.
-            writing = self._writing.get(answer.turn.answer_pk)
+            writing = self._writing.get(answer.pk)
             if writing is not None and not writing.done():
                 answer.taken = True
                 writing.cancel()
@@ -206,6 +207,16 @@ def open_and_prompt(
     return turn, messages
 
 
+def _opening(turn: Turn) -> Opening:
+    return Opening(
+        conversation_id=turn.conversation_id,
+        question_id=turn.question_id,
+        message_id=turn.message_id,
+        model=turn.model,
+        provider=turn.provider,
+    )
+
+
 def _interrupted() -> Written:
     return Written(status=Status.INTERRUPTED, error=Interrupted())
 
@@ -227,7 +238,7 @@ def _ending(answer: LiveAnswer, written: Written) -> Ending:
     error: LLMBackendError | None = written.error
     answer.error = error
     return Ending(
-        message_id=answer.turn.message_id,
+        message_id=answer.opening.message_id,
         status=written.status,
         finish_reason=written.finish_reason,
         usage={

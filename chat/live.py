@@ -7,7 +7,6 @@ from bisect import bisect_right
 from datetime import UTC, datetime
 
 from chat.events import Cursor, Ending, Growth, Opening
-from conversations.turns import Turn
 from llmbackend.errors import LLMBackendError
 
 PIECES_BEFORE_JOIN = 1024
@@ -51,8 +50,10 @@ class LiveAnswer:
     A reader holds a cursor, takes everything since it, and waits for `changed`.
     """
 
-    def __init__(self, turn: Turn) -> None:
-        self.turn = turn
+    def __init__(self, *, pk: int, opening: Opening) -> None:
+        """`pk` is the answer's row."""
+        self.pk = pk
+        self.opening = opening
         self.text = GrowingText()
         self.reasoning = GrowingText()
         self.first_token_at: datetime | None = None
@@ -60,17 +61,6 @@ class LiveAnswer:
         self.error: LLMBackendError | None = None
         self.taken = False
         self._waiting: list[asyncio.Future[None]] = []
-
-    @property
-    def opening(self) -> Opening:
-        turn = self.turn
-        return Opening(
-            conversation_id=turn.conversation_id,
-            question_id=turn.question_id,
-            message_id=turn.message_id,
-            model=turn.model,
-            provider=turn.provider,
-        )
 
     @property
     def cursor(self) -> Cursor:
@@ -96,7 +86,7 @@ class LiveAnswer:
         if here == cursor:
             return None
         return Growth(
-            message_id=self.turn.message_id,
+            message_id=self.opening.message_id,
             reasoning=self.reasoning.since(cursor.reasoning),
             text=self.text.since(cursor.text),
             cursor=here,

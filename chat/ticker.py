@@ -95,7 +95,7 @@ class Ticker:
         growths: list[Growth] = []
         for answer in sorted(live, key=self._stored_at):
             size = answer.text.length + answer.reasoning.length
-            stored_at, stored_size = self._stored.get(answer.turn.answer_pk, (0.0, 0))
+            stored_at, stored_size = self._stored.get(answer.pk, (0.0, 0))
             if size == stored_size or now - stored_at < CHECKPOINT_EVERY:
                 continue
             if growths and size > left:
@@ -103,7 +103,7 @@ class Ticker:
             left -= size
             growths.append(
                 Growth(
-                    answer_pk=answer.turn.answer_pk,
+                    answer_pk=answer.pk,
                     text=answer.text.whole(),
                     reasoning=answer.reasoning.whole(),
                 )
@@ -111,7 +111,7 @@ class Ticker:
         return growths
 
     def _stored_at(self, answer: LiveAnswer) -> float:
-        return self._stored.get(answer.turn.answer_pk, (0.0, 0))[0]
+        return self._stored.get(answer.pk, (0.0, 0))[0]
 
 
 def clean_up() -> None:

@@ -31,24 +31,30 @@ class Written:
 
 
 async def write(
-    answer: LiveAnswer, *, messages: list[dict[str, str]], providers: Providers
+    answer: LiveAnswer,
+    *,
+    turn: Turn,
+    messages: list[dict[str, str]],
+    providers: Providers,
 ) -> Written:
     """Grow `answer` by what its provider says, to the end; only a cancel is raised."""
     try:
-        return await _drain(answer, messages, providers)
+        return await _drain(answer, turn, messages, providers)
     except AnswerCut as error:
         return Written(status=Status.TRUNCATED, error=error)
     except LLMBackendError as error:
         return Written(status=Status.FAILED, error=error)
     except Exception:
-        logger.exception("Writing message %s failed", answer.turn.message_id)
+        logger.exception("Writing message %s failed", turn.message_id)
         return Written(status=Status.FAILED, error=Internal())
 
 
 async def _drain(
-    answer: LiveAnswer, messages: list[dict[str, str]], providers: Providers
+    answer: LiveAnswer,
+    turn: Turn,
+    messages: list[dict[str, str]],
+    providers: Providers,
 ) -> Written:
-    turn = answer.turn
     connection = await connect(turn, providers)
     pieces = relay(
         client=connection.client,

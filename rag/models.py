@@ -104,7 +104,8 @@ class Document(models.Model):
     size_bytes = models.PositiveBigIntegerField(default=0)
     size_characters = models.PositiveBigIntegerField(default=0)
     claim = models.UUIDField(
-        null=True, help_text="While processing: whose work it is; all its writes say so."
+        null=True,
+        help_text="While processing: whose work it is; all its writes say so.",
     )
     lease_until = models.DateTimeField(
         null=True, help_text="While processing: past it, its process is dead."

@@ -6,25 +6,11 @@ import asyncio
 
 from hypothesis import given, strategies as st
 
-from chat.events import Cursor, Ending
+from chat.events import Cursor, Ending, Opening
 from chat.live import PIECES_BEFORE_JOIN, GrowingText, LiveAnswer
-from conversations.turns import Turn
 
-TURN = Turn(
-    conversation_id=7,
-    owner_id=1,
-    question_id=1,
-    message_id=2,
-    answer_pk=2,
-    provider="fake",
-    model="gpt-4o",
-    system_prompt=None,
-    temperature=None,
-    top_p=None,
-    max_tokens=None,
-    sealed_key="",
-    question="Hi",
-    earlier=(),
+OPENING = Opening(
+    conversation_id=7, question_id=1, message_id=2, model="gpt-4o", provider="fake"
 )
 
 
@@ -52,7 +38,7 @@ def test_many_pieces_are_joined_and_nothing_moves() -> None:
 
 
 async def test_a_reader_that_comes_back_gets_everything_in_one_growth() -> None:
-    answer = LiveAnswer(TURN)
+    answer = LiveAnswer(pk=2, opening=OPENING)
     for piece in ["Hel", "lo", " there"]:
         answer.grow(text=piece, reasoning="")
 
@@ -65,7 +51,7 @@ async def test_a_reader_that_comes_back_gets_everything_in_one_growth() -> None:
 
 
 async def test_growth_and_end_wake_every_reader() -> None:
-    answer = LiveAnswer(TURN)
+    answer = LiveAnswer(pk=2, opening=OPENING)
     readers = [asyncio.create_task(answer.changed()) for _ in range(3)]
     await asyncio.sleep(0)
 
@@ -78,7 +64,7 @@ async def test_growth_and_end_wake_every_reader() -> None:
 
 
 async def test_a_reader_that_left_while_it_waited_is_no_trouble() -> None:
-    answer = LiveAnswer(TURN)
+    answer = LiveAnswer(pk=2, opening=OPENING)
     reader = asyncio.create_task(answer.changed())
     await asyncio.sleep(0)
     reader.cancel()
@@ -90,7 +76,7 @@ async def test_a_reader_that_left_while_it_waited_is_no_trouble() -> None:
 
 
 async def test_begun_waits_through_heartbeats() -> None:
-    answer = LiveAnswer(TURN)
+    answer = LiveAnswer(pk=2, opening=OPENING)
     begun = asyncio.create_task(answer.begun())
     await asyncio.sleep(0)
 
