@@ -6,7 +6,7 @@ export PYTHON
 VENV := .venv/bin/python
 
 help: ## List what there is (plain `make`)
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
 run: ## Start the server: http://localhost:8080, or what config.yaml says
 	@scripts/environment.sh run
@@ -16,6 +16,9 @@ test: environment ## Run the tests
 	@$(VENV) -m pytest -n auto $(ARGS)
 
 check: check-format check-lint check-types check-imports check-migrations check-deploy ## Check all else: format, lint, types, imports, migrations, deployment
+
+bench-retrieval: environment ## Measure retrieval on XQuAD: DATA=<folder with xquad.zh.json, xquad.en.json>
+	@$(VENV) -m benchmarks.retrieval "$(DATA)" $(ARGS)
 
 format: environment ## Format the code and mend what the linter can
 	@$(VENV) -m ruff check --fix --quiet . ; $(VENV) -m ruff format .
@@ -45,4 +48,4 @@ check-migrations: environment
 check-deploy: environment
 	LLMBACKEND_CONFIG=tests/production.yaml $(VENV) manage.py check --deploy --fail-level WARNING
 
-.PHONY: help run test check format clean environment check-format check-lint check-types check-imports check-migrations check-deploy
+.PHONY: help run test check bench-retrieval format clean environment check-format check-lint check-types check-imports check-migrations check-deploy

@@ -10,37 +10,42 @@ from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
 from accounts.tokens import Claims, user_for
-from chat import prompts
 from chat.events import Ending, Opening
+from chat.grounded import Grounding
+from chat.grounding import unknown_markers
 from chat.live import LiveAnswer
 from chat.ticker import Ticker, clean_up
 from chat.writing import Written, write
 from conversations.models import Message
 from conversations.turns import Outcome, Turn, close_turn, open_turn
 from conversations.writers import Held
-from llmbackend.chat_models import Providers, context_window
+from llmbackend.chat_models import Providers
 from llmbackend.errors import Interrupted, LLMBackendError, ServerRestarting
 from llmbackend.threads import DatabaseThreads
+from rag.indexes import Base
+from rag.ingestion import LEASE, fail_abandoned
+from rag.retrieval import Knowledge, base_of
 
 logger = logging.getLogger(__name__)
 
 HEARTBEAT = 15.0
 STORE_FOR = 60.0
-TOKENS_KEPT_FOR_ANSWER = 1024
 AFTER_CUT = 4.0
+AFTER_LEASES = LEASE.total_seconds() + 1
 Status = Message.Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """A question to a conversation."""
+    """A question to a conversation, to be answered from a knowledge base if named."""
 
     conversation_id: int
     message: str
+    knowledge_base_id: uuid.UUID | None = None
+    top_k: int = 5
 
 
 class Answers:
@@ -50,11 +55,14 @@ class Answers:
     Everything but the ticker happens on the event loop that `start` was called on.
     """
 
-    def __init__(self, *, threads: DatabaseThreads, providers: Providers) -> None:
+    def __init__(
+        self, *, threads: DatabaseThreads, providers: Providers, knowledge: Knowledge
+    ) -> None:
         self.writer = uuid.uuid4()
         self.draining = False
         self._threads = threads
         self._providers = providers
+        self._knowledge = knowledge
         self._live: dict[int, LiveAnswer] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._writing: dict[int, asyncio.Task[Written]] = {}
@@ -75,6 +83,8 @@ class Answers:
         await self._threads.run(clean_up)
         self._ticker.start()
         self._loop.call_later(HEARTBEAT, self._beat)
+        # What died just before this start may have leases that run on until now.
+        self._loop.call_later(AFTER_LEASES, self._look_again)
 
     async def begin(self, *, claims: Claims, ask: Ask) -> LiveAnswer:
         """
@@ -89,13 +99,24 @@ class Answers:
         return await asyncio.shield(self._own(self._begin(claims, ask)))
 
     async def _begin(self, claims: Claims, ask: Ask) -> LiveAnswer:
-        turn, messages = await self._threads.run(
-            open_and_prompt, claims=claims, ask=ask, writer=self.writer
+        turn, base = await self._threads.run(
+            open_and_find_base, claims=claims, ask=ask, writer=self.writer
         )
         answer = LiveAnswer(pk=turn.answer_pk, opening=_opening(turn))
         self._live[answer.pk] = answer
-        self._own(self._answer(answer, turn, messages))
+        self._own(self._answer(answer, turn, self._grounding(base, ask)))
         return answer
+
+    def _grounding(self, base: Base | None, ask: Ask) -> Grounding | None:
+        if base is None:
+            return None
+        return Grounding(
+            base=base,
+            top_k=ask.top_k,
+            knowledge=self._knowledge,
+            threads=self._threads,
+            writer=self.writer,
+        )
 
     def _own(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)
@@ -110,10 +131,10 @@ class Answers:
             logger.error("A task of an answer failed", exc_info=error)
 
     async def _answer(
-        self, answer: LiveAnswer, turn: Turn, messages: list[dict[str, str]]
+        self, answer: LiveAnswer, turn: Turn, grounding: Grounding | None
     ) -> None:
         writing = asyncio.create_task(
-            write(answer, turn=turn, messages=messages, providers=self._providers)
+            write(answer, turn=turn, grounding=grounding, providers=self._providers)
         )
         self._writing[answer.pk] = writing
         try:
@@ -162,6 +183,9 @@ class Answers:
                 answer.taken = True
                 writing.cancel()
 
+    def _look_again(self) -> None:
+        self._own(self._threads.run(fail_abandoned))
+
     def _beat(self) -> None:
         for answer in self._live.values():
             answer.wake()
@@ -184,27 +208,21 @@ class Answers:
             )
 
 
-def open_and_prompt(
+def open_and_find_base(
     *, claims: Claims, ask: Ask, writer: uuid.UUID
-) -> tuple[Turn, list[dict[str, str]]]:
-    """The one hop before an answer: who asks, the two rows, what the model is sent."""
+) -> tuple[Turn, Base | None]:
+    """The one hop before an answer: who asks, of which base, and the two rows."""
+    user = user_for(claims)
+    base = None
+    if ask.knowledge_base_id is not None:
+        base = base_of(user=user, knowledge_base_id=ask.knowledge_base_id)
     turn = open_turn(
-        user=user_for(claims),
+        user=user,
         conversation_id=ask.conversation_id,
         question=ask.message,
         writer=writer,
     )
-    chat = settings.CONFIG.chat
-    window = context_window(turn.model, config=settings.CONFIG)
-    messages = prompts.plain(
-        system_prompt=chat.system_prompt
-        if turn.system_prompt is None
-        else turn.system_prompt,
-        earlier=turn.earlier,
-        question=turn.question,
-        budget=window - (turn.max_tokens or TOKENS_KEPT_FOR_ANSWER),
-    )
-    return turn, messages
+    return turn, base
 
 
 def _opening(turn: Turn) -> Opening:
@@ -237,6 +255,8 @@ def _outcome(answer: LiveAnswer, written: Written) -> Outcome:
 def _ending(answer: LiveAnswer, written: Written) -> Ending:
     error: LLMBackendError | None = written.error
     answer.error = error
+    text, sources = answer.text.whole(), answer.opening.sources
+    unknown = [] if sources is None else unknown_markers(text, sources=len(sources))
     return Ending(
         message_id=answer.opening.message_id,
         status=written.status,
@@ -253,5 +273,6 @@ def _ending(answer: LiveAnswer, written: Written) -> Ending:
         code=error.code if error else "",
         retryable=error.retryable if error else False,
         cursor=answer.cursor,
-        full_text=answer.text.whole(),
+        full_text=text,
+        unknown_sources=unknown,
     )

@@ -10,11 +10,11 @@ from django.conf import settings
 
 from accounts.tokens import Claims, bearer_token, claims_of
 from chat import encoders
-from chat.answers import Answers
+from chat.answers import Answers, Ask
 from chat.encoders import Encoder, encoder_for
 from chat.events import Cursor
 from chat.live import LiveAnswer
-from chat.serializers import parse_ask
+from chat.serializers import parse_ask, parse_rag_ask
 from llmbackend.errors import LLMBackendError, MethodNotAllowed
 from llmbackend.http import error_answer
 
@@ -102,14 +102,25 @@ class ChatConsumer(StreamingConsumer):
         if self.scope["method"] != "POST":
             raise MethodNotAllowed
         claims, encoder = self.claims(), self.encoder()
-        conversation_id = self.scope["url_route"]["kwargs"]["conversation_id"]
-        ask = parse_ask(body, conversation_id=conversation_id)
+        ask = self.parse(body)
         answer = await self.answers.begin(claims=claims, ask=ask)
         await answer.begun()
         # Nothing has been sent yet, so a failure can still be a status.
         if answer.error is not None and answer.first_token_at is None:
             raise answer.error
         await self.follow(answer, encoder)
+
+    def parse(self, body: bytes) -> Ask:
+        """What is asked; raises Invalid."""
+        conversation_id = self.scope["url_route"]["kwargs"]["conversation_id"]
+        return parse_ask(body, conversation_id=conversation_id)
+
+
+class RagChatConsumer(ChatConsumer):
+    """POST /api/rag/chat: the same, answered from a knowledge base."""
+
+    def parse(self, body: bytes) -> Ask:
+        return parse_rag_ask(body)
 
 
 async def read_body(receive: Any) -> bytes | None:

@@ -107,6 +107,8 @@ class ServerSentEvents:
             "usage": ending.usage,
             "message_id": ending.message_id,
         }
+        if ending.unknown_sources:
+            told["unknown_sources"] = list(ending.unknown_sources)
         return frames + self._frame("done", told, event_id=end)
 
     @staticmethod

@@ -17,14 +17,14 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
-    """Which answer this is, and the passages it rests on."""
+    """Which answer this is, and the passages it rests on; None without a base."""
 
     conversation_id: int
     question_id: int
     message_id: int
     model: str
     provider: str
-    sources: Sequence[dict[str, Any]] = ()
+    sources: Sequence[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,11 @@ class Growth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """How an answer ended; `error` is empty when it is complete or stopped."""
+    """
+    How an answer ended; `error` is empty when it is complete or stopped.
+
+    `unknown_sources` are the numbers it cites that name none of its sources.
+    """
 
     message_id: int
     status: str
@@ -50,3 +54,4 @@ class Ending:
     retryable: bool = False
     cursor: Cursor = Cursor()
     full_text: str = ""
+    unknown_sources: Sequence[int] = ()

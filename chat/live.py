@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 from chat.events import Cursor, Ending, Growth, Opening
 from llmbackend.errors import LLMBackendError
@@ -75,6 +77,10 @@ class LiveAnswer:
         if text:
             self.text.append(text)
         self.wake()
+
+    def rest_on(self, sources: list[dict[str, Any]]) -> None:
+        """Name the sources; before the first text."""
+        self.opening = replace(self.opening, sources=sources)
 
     def end(self, ending: Ending) -> None:
         self.ending = ending

@@ -7,7 +7,7 @@ from typing import Any
 from django.urls import re_path
 
 from chat.answers import Answers
-from chat.consumers import ChatConsumer
+from chat.consumers import ChatConsumer, RagChatConsumer
 
 
 def streaming_routes(answers: Answers) -> list[Any]:
@@ -17,4 +17,5 @@ def streaming_routes(answers: Answers) -> list[Any]:
             r"^api/chat/(?!models/?$)(?P<conversation_id>[^/]+)/?$",
             ChatConsumer.as_asgi(answers=answers),
         ),
+        re_path(r"^api/rag/chat/?$", RagChatConsumer.as_asgi(answers=answers)),
     ]

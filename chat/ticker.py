@@ -18,6 +18,7 @@ from conversations.writers import (
     interrupt_orphans,
     tick,
 )
+from rag.ingestion import fail_abandoned
 
 logger = logging.getLogger(__name__)
 
@@ -118,3 +119,4 @@ def clean_up() -> None:
     """What a start does for those that ended badly."""
     interrupt_orphans()
     forget_dead_writers()
+    fail_abandoned()

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from django.conf import settings
 
+from chat import quoting
+from chat.grounded import (
+    Grounding,
+    grounded_messages,
+    plain_messages,
+    store_sources,
+)
 from chat.live import LiveAnswer
 from chat.relay import Deadlines, Delta, ModelRequest, Usage, relay
 from conversations.models import Message
 from conversations.turns import Turn
-from llmbackend.chat_models import Providers
+from llmbackend.chat_models import QUOTE, Providers
 from llmbackend.errors import AnswerCut, Internal, LLMBackendError
 from llmbackend.providers import Connection
 
@@ -34,12 +42,16 @@ async def write(
     answer: LiveAnswer,
     *,
     turn: Turn,
-    messages: list[dict[str, str]],
+    grounding: Grounding | None,
     providers: Providers,
 ) -> Written:
     """Grow `answer` by what its provider says, to the end; only a cancel is raised."""
     try:
-        return await _drain(answer, turn, messages, providers)
+        if grounding is not None:
+            return await _grounded(answer, turn, grounding, providers)
+        if turn.model == QUOTE:
+            return _all_at_once(answer, [quoting.PURPOSE])
+        return await _drain(answer, turn, plain_messages(turn), providers)
     except AnswerCut as error:
         return Written(status=Status.TRUNCATED, error=error)
     except LLMBackendError as error:
@@ -47,6 +59,24 @@ async def write(
     except Exception:
         logger.exception("Writing message %s failed", turn.message_id)
         return Written(status=Status.FAILED, error=Internal())
+
+
+async def _grounded(
+    answer: LiveAnswer, turn: Turn, grounding: Grounding, providers: Providers
+) -> Written:
+    findings = await grounding.find(turn)
+    messages, passages = grounded_messages(turn, findings)
+    answer.rest_on(await store_sources(grounding, turn, passages))
+    if turn.model == QUOTE:
+        quotes = findings.quotes(turn.question, passages)
+        return _all_at_once(answer, quoting.quoted(turn.question, quotes))
+    return await _drain(answer, turn, messages, providers)
+
+
+def _all_at_once(answer: LiveAnswer, pieces: Iterable[str]) -> Written:
+    for piece in pieces:
+        answer.grow(text=piece, reasoning="")
+    return Written(status=Status.COMPLETE, finish_reason="stop")
 
 
 async def _drain(

@@ -9,17 +9,9 @@ from django.db.models import Count, QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
+from conversations import lifecycle
 from conversations.models import Conversation, Message
-
-
-class ReadOnlyAdmin(admin.ModelAdmin):
-    """Rows are made and changed through the API alone."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+from llmbackend.readonly_admin import ReadOnlyAdmin
 
 
 @admin.register(Conversation)
@@ -31,6 +23,15 @@ class ConversationAdmin(ReadOnlyAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Conversation]:
         return Conversation.objects.annotate(message_count=Count("messages"))
+
+    def delete_model(self, request: HttpRequest, obj: Conversation) -> None:
+        lifecycle.remove(Conversation.objects.all(), conversation_id=obj.pk)
+
+    def delete_queryset(
+        self, request: HttpRequest, queryset: QuerySet[Conversation]
+    ) -> None:
+        for conversation in queryset:
+            self.delete_model(request, conversation)
 
     @admin.display(description=_("messages"), ordering="message_count")
     def message_count(self, conversation: Any) -> int:
@@ -57,4 +58,5 @@ class MessageAdmin(ReadOnlyAdmin):
     ]
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False  # A message goes with its conversation.
+        # A message goes with its conversation, and not alone.
+        return "/message/" not in request.path

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from accounts.models import User
 from conversations import history
-from conversations.models import Conversation
+from conversations.models import Conversation, ConversationQuerySet
 from llmbackend.chat_models import usable_provider_for
 from llmbackend.config import Provider
 from llmbackend.crypto import origin_of, seal
@@ -50,8 +50,12 @@ def delete(*, owner: User, conversation_id: int) -> None:
 
     An answer being written loses its row, which is what ends its writer.
     """
+    remove(Conversation.objects.owned_by(owner), conversation_id=conversation_id)
+
+
+def remove(found: ConversationQuerySet, *, conversation_id: int) -> None:
+    """Remove one of the conversations `found`; raises NotFound."""
     with transaction.atomic():
-        owned = Conversation.objects.owned_by(owner).select_for_update()
-        conversation = owned.fetch(conversation_id)
+        conversation = found.select_for_update().fetch(conversation_id)
         conversation.delete()
     history.forget(conversation_id=conversation_id, version=conversation.version)

@@ -135,6 +135,11 @@ def _add_rows(
     return asked, answer
 
 
+def note_sources(*, turn: Turn, writer: uuid.UUID, sources: list[Any]) -> None:
+    """Store what an answer rests on, before it begins."""
+    held_by(writer).filter(pk=turn.answer_pk).update(sources=sources)
+
+
 @transaction.atomic
 def close_turn(*, turn: Turn, writer: uuid.UUID, outcome: Outcome) -> bool:
     """

@@ -31,12 +31,16 @@ from django.urls import re_path
 from chat.answers import Answers
 from chat.routing import streaming_routes
 from llmbackend.chat_models import Providers
+from llmbackend.config import Config
 from llmbackend.guard import BodyLimit, Guard
 from llmbackend.rest import RestApplication
 from llmbackend.threads import DatabaseThreads
+from rag.retrieval import Knowledge
 
 PASSWORD_PATHS = ("/api/users/register", "/api/users/login", "/admin/login")
-BODY_LIMITS = (BodyLimit(paths=re.compile(r"/api/chat/"), limit=256 << 10),)
+UPLOAD_PATHS = ("/api/rag/doc/upload",)
+QUESTION_LIMIT = BodyLimit(paths=re.compile("/api/(chat/|rag/chat)"), limit=256 << 10)
+MULTIPART_OVERHEAD = 1 << 20
 
 
 class Application:
@@ -51,19 +55,24 @@ class Application:
         self.threads = DatabaseThreads(name="database", size=size, idle=idle)
         self.password_threads = DatabaseThreads(name="password", size=hashing, idle=0)
         self.providers = Providers(config)
-        self.answers = Answers(threads=self.threads, providers=self.providers)
+        self.knowledge = Knowledge(self.providers, config=config)
+        self.answers = Answers(
+            threads=self.threads, providers=self.providers, knowledge=self.knowledge
+        )
         self._starting: asyncio.Task[None] | None = None
         rest = RestApplication(
             threads=self.threads,
             password_threads=self.password_threads,
             password_paths=PASSWORD_PATHS,
+            slow_paths=UPLOAD_PATHS,
+            slow_at_once=max(1, size // 2),
         )
         routes = [*streaming_routes(self.answers), re_path(r"", rest)]  # type: ignore[arg-type]
         self._guarded = Guard(
             ProtocolTypeRouter({"http": URLRouter(routes), "websocket": refuse}),
             server=config.server,
             hosts=config.allowed_hosts,
-            limits=BODY_LIMITS,
+            limits=(QUESTION_LIMIT, upload_limit(config)),
         )
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -72,6 +81,7 @@ class Application:
             return
         await self._started()
         scope["draining"] = self.answers.draining
+        scope["knowledge"] = self.knowledge
         await self._guarded(scope, receive, send)
 
     async def _lifespan(self, receive: Any, send: Any) -> None:
@@ -89,6 +99,7 @@ class Application:
             await asyncio.shield(self._starting)
 
     async def startup(self) -> None:
+        self.knowledge.embedding.start()
         await self.answers.start()
         await self.providers.start()
         stop_with_reactor(self)
@@ -107,6 +118,11 @@ class Application:
         await self.providers.aclose()
         await asyncio.to_thread(self.threads.close)
         await asyncio.to_thread(self.password_threads.close)
+
+
+def upload_limit(config: Config) -> BodyLimit:
+    largest = (config.rag.max_upload_mb << 20) + MULTIPART_OVERHEAD
+    return BodyLimit(paths=re.compile("/api/rag/doc/upload"), limit=largest)
 
 
 def pool_sizes(connections: int, *, cores: int) -> tuple[int, int]:

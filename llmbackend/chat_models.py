@@ -12,6 +12,8 @@ from llmbackend.local.provider import LocalProvider
 from llmbackend.providers import Clients, Connection, matches
 
 LOCAL = Provider(name="local", base_url="http://local.invalid")
+# A chat model without a model: it quotes from a knowledge base.
+QUOTE = "local-quote"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +35,7 @@ def provider_for(model: str, *, config: Config) -> Provider:
     Who serves `model`: the embedded provider its own names, installed or not, else the
     first whose pattern matches. Raises UnknownModel.
     """
-    if local_provider(config).serves(model):
+    if model == QUOTE or local_provider(config).serves(model):
         return LOCAL
     return providers.provider_for(model, config=config)
 
@@ -41,7 +43,7 @@ def provider_for(model: str, *, config: Config) -> Provider:
 def usable_provider_for(model: str, *, config: Config) -> Provider:
     """Like provider_for, but raises ModelNotInstalled, too, saying how to get it."""
     provider = provider_for(model, config=config)
-    if provider is LOCAL:
+    if provider is LOCAL and model != QUOTE:
         local_provider(config).check_model(model)
     return provider
 
@@ -57,19 +59,21 @@ def context_window(model: str, *, config: Config) -> int:
 
 
 def usable_models(*, config: Config) -> list[UsableModel]:
-    """Embedded models first, then the configured patterns in their order."""
+    """The embedded model, the configured patterns in their order, the quoting one."""
     local = local_provider(config)
     embedded = [
         UsableModel(model=name, provider=LOCAL.name, needs_api_key=False)
         for name in local.chat_models()
     ]
-    return embedded + [
+    configured = [
         UsableModel(
             model=pattern, provider=provider.name, needs_api_key=not provider.api_key
         )
         for provider in config.providers
         for pattern in provider.chat_models
     ]
+    quoting = UsableModel(model=QUOTE, provider=LOCAL.name, needs_api_key=False)
+    return [*embedded, *configured, quoting]
 
 
 class Providers:
@@ -84,7 +88,8 @@ class Providers:
         """Make what the first answer would wait for."""
         for provider in self._config.providers:
             self._clients.client_for(provider)
-        if self._config.local.preload and self._local.chat_models():
+        embedded = self._local.chat_models() or self._local.embeds()
+        if self._config.local.preload and embedded:
             await self._local.endpoint()
 
     async def connect(self, name: str) -> Connection:

@@ -118,9 +118,13 @@ class Local:
 
 @dataclass(frozen=True, kw_only=True)
 class Rag:
-    """How knowledge bases are embedded."""
+    """How knowledge bases are embedded, and how much a user may keep in them."""
 
     default_embedding_model: str = "auto"
+    max_upload_mb: Count = 50
+    max_documents: Count = 1000
+    max_total_mb: Count = 1024
+    index_memory_mb: Count = 1024
 
 
 @dataclass(frozen=True, kw_only=True)

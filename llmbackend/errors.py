@@ -7,6 +7,7 @@ Every error the project raises on purpose.
     - ModelNotInstalled
     - UsernameTaken
     - BadHost
+    - UnknownEmbeddingModel
     - EmptyDocument
     - UnreadableDocument
     - EncryptedDocument
@@ -23,7 +24,10 @@ Every error the project raises on purpose.
   x Conflict
     - AnswerInProgress
     - StoredKeyUnreadable
+    - AlreadyProcessing
+    - DimensionChanged
   x TooLarge
+    - QuotaExceeded
   x RateLimited
   x Unavailable
     - ServerRestarting
@@ -85,6 +89,10 @@ class UsernameTaken(Invalid):
 
 class BadHost(Invalid):
     """This server does not answer for that host name."""
+
+
+class UnknownEmbeddingModel(Invalid):
+    """This embedding model cannot be used here."""
 
 
 class EmptyDocument(Invalid):
@@ -151,8 +159,22 @@ class StoredKeyUnreadable(Conflict):
     """The key stored with this conversation cannot be used here; give it again."""
 
 
+class AlreadyProcessing(Conflict):
+    """The same document is being processed; try again when that has ended."""
+
+    retryable = True
+
+
+class DimensionChanged(Conflict):
+    """The embedding model now gives vectors of another size than this base holds."""
+
+
 class TooLarge(LLMBackendError):
     """The request body is too large."""
+
+
+class QuotaExceeded(TooLarge):
+    """You keep as many documents as are allowed."""
 
 
 class RateLimited(LLMBackendError):

@@ -23,7 +23,7 @@ from django.http.request import split_domain_port, validate_host
 from llmbackend import config
 from llmbackend.errors import BadHost, Internal, Invalid, LLMBackendError, TooLarge
 from llmbackend.http import error_answer, renamed
-from llmbackend.log import request_id
+from llmbackend.log import request_id, request_path
 
 access = logging.getLogger("llmbackend.access")
 logger = logging.getLogger(__name__)
@@ -98,6 +98,7 @@ class Guard:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id.set(uuid.uuid4().hex)
+        request_path.set(scope["path"])
         headers = dict(scope["headers"])
         exchange = Exchange(
             scope,

@@ -22,7 +22,7 @@ from rest_framework.response import Response
 from rest_framework.utils import json as strict_json
 
 from llmbackend import errors
-from llmbackend.log import request_id
+from llmbackend.log import request_id, request_path
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +84,12 @@ def headers_of(error: errors.LLMBackendError) -> dict[str, str]:
 
 
 def error_body(error: errors.LLMBackendError) -> dict[str, Any]:
-    """The body of every error answer."""
-    return {"error": str(error), "code": error.code, "request_id": request_id.get()}
+    """The body of every error answer; a RAG client is also shown `message`."""
+    said = str(error)
+    body = {"error": said, "code": error.code, "request_id": request_id.get()}
+    if request_path.get().startswith("/api/rag/"):
+        return {"success": False, "message": said, **body}
+    return body
 
 
 def renamed(exc: Exception) -> errors.LLMBackendError | None:

@@ -1,4 +1,4 @@
-"""What every log line carries: the id of the request it belongs to."""
+"""Which request this is about: its id, which every log line carries, and its path."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from contextvars import ContextVar
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
+request_path: ContextVar[str] = ContextVar("request_path", default="")
 
 
 class RequestIdFilter(logging.Filter):

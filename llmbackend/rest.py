@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import IO, Any
 
 from django.core import signals
@@ -52,6 +54,8 @@ class RestApplication:
         threads: DatabaseThreads,
         password_threads: DatabaseThreads,
         password_paths: Iterable[str],
+        slow_paths: Iterable[str],
+        slow_at_once: int,
     ) -> None:
         self._api, self._pages = ApiHandler(), BaseHandler()
         self._api.load_middleware()
@@ -59,15 +63,22 @@ class RestApplication:
         self._threads = threads
         self._password_threads = password_threads
         self._password_paths = frozenset(password_paths)
+        self._slow_paths = frozenset(slow_paths)
+        self._slow = asyncio.Semaphore(slow_at_once)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        hashes = scope["path"].rstrip("/") in self._password_paths
-        threads = self._password_threads if hashes else self._threads
+        path = scope["path"].rstrip("/")
+        threads = (
+            self._password_threads if path in self._password_paths else self._threads
+        )
         # In memory up to 1 MiB, in an unnamed file beyond.
         with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as body:
             if not await receive_whole(receive, into=body):
                 return
-            status, headers, content = await threads.run(self.respond, scope, body)
+            # What takes minutes must leave threads for what takes milliseconds.
+            async with self._slow if path in self._slow_paths else nullcontext():
+                answer = await threads.run(self.respond, scope, body)
+        status, headers, content = answer
         await send(
             {"type": "http.response.start", "status": status, "headers": headers}
         )

@@ -10,6 +10,7 @@ urlpatterns = [
     re_path(r"^readyz/?$", HealthViewSet.as_view({"get": "ready"})),
     path("", include("accounts.urls")),
     path("", include("conversations.urls")),
+    path("", include("rag.urls")),
     path("", include("chat.urls")),
     path("admin/", admin.site.urls),
 ]

@@ -19,6 +19,8 @@ from llmbackend.config import Provider
 from tests import fake_provider
 
 PASSWORD = "correct horse battery"
+# Bases that name no model need no provider.
+RAG = replace(django_settings.CONFIG.rag, default_embedding_model="local-ngram")
 
 
 @pytest.fixture(scope="session")
@@ -41,12 +43,13 @@ def provider_process() -> Iterator[Any]:
             base_url=fake.base_url,
             api_key="sk-configured-key",
             chat_models=("gpt*",),
+            embedding_models={"fake-embedding": "embed-3"},
         )
         other = Provider(
             name="other", base_url="http://127.0.0.1:9/v1", chat_models=("gone*",)
         )
         django_settings.CONFIG = replace(
-            django_settings.CONFIG, providers=(served, other)
+            django_settings.CONFIG, providers=(served, other), rag=RAG
         )
         yield fake
 

@@ -21,6 +21,8 @@ chat:
 # A directory an earlier import made is a directory of this very process.
 directory = Path(tempfile.mkdtemp(prefix="llmbackend-tests-"))
 (directory / "config.yaml").write_text(CONFIG_YAML)
+# Two BLAS threads on busy cores spin against each other; must precede numpy.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["LLMBACKEND_CONFIG"] = str(directory / "config.yaml")
 
 from llmbackend.settings import *  # noqa: E402, F403

@@ -17,11 +17,17 @@ from typing import Any, Literal
 import httpx2
 import pytest
 from django.apps import apps
+from django.utils import timezone
 
 from accounts.models import User
 from conversations.models import Writer
+from rag.dense import pack
+from rag.models import Chunk, Document, KnowledgeBase
+from rag.ngrams import DIMENSION, passage_vectors
+from rag.terms import pack_terms
 from tests.conftest import PASSWORD, Client, Served, client_of, make_user
 from tests.fake_provider import FakeProvider
+from tests.rag.embeddings import make_base
 from tests.routes import METHODS, api_routes
 
 Door = Literal["open", "signed in", "owner"]
@@ -33,7 +39,7 @@ class Row:
     One request that succeeds when Alice makes it.
 
     `{name}` in path and body is filled from what she owns. The door says who else may:
-    anybody, any user, or nobody.
+    anybody, any user, or nobody. With `file` the body is a form that holds it.
     """
 
     method: str
@@ -41,6 +47,7 @@ class Row:
     door: Door
     body: dict[str, str] | None = None
     status: int = 200
+    file: str = ""
 
     @property
     def route(self) -> tuple[str, str]:
@@ -50,9 +57,17 @@ class Row:
     def request(self, things: dict[str, Any], *, slash: str = "") -> dict[str, Any]:
         """What httpx2 sends for this row about `things`."""
         path, mark, query = self.path.partition("?")
-        body = self.body and {k: v.format(**things) for k, v in self.body.items()}
+        body = self.body and {k: filled(v, things) for k, v in self.body.items()}
         url = (path + slash + mark + query).format(**things)
-        return {"method": self.method, "url": url, "json": body}
+        if not self.file:
+            return {"method": self.method, "url": url, "json": body}
+        files = {"file": ("a.txt", self.file.encode())}
+        return {"method": self.method, "url": url, "data": body, "files": files}
+
+
+def filled(value: str, things: dict[str, Any]) -> Any:
+    """Of a name in braces the thing itself, which may be a number."""
+    return things[value[1:-1]] if value[:1] == "{" else value
 
 
 LOGIN = {"username": "bob", "password": PASSWORD}
@@ -60,7 +75,13 @@ NEWCOMER = {"username": "newcomer", "password": PASSWORD}
 NEW_CONVERSATION = {"title": "Mine", "model": "gpt-4o"}
 
 # What a request names in its body or path, and that no one owns.
-UNKNOWN = {"conversation_id": 4711, "kb_id": uuid.uuid4(), "doc_id": uuid.uuid4()}
+UNKNOWN = {
+    "conversation_id": 4711,
+    "kb_id": str(uuid.uuid4()),
+    "doc_id": str(uuid.uuid4()),
+}
+IN_BASE = {"kb_id": "{kb_id}"}
+RAG_ASK = {"conversation_id": "{conversation_id}", "message": "Hi", **IN_BASE}
 
 ROWS = [
     Row("GET", "/healthz", "open"),
@@ -73,6 +94,15 @@ ROWS = [
     Row("POST", "/api/conversations/del/{conversation_id}", "owner"),
     Row("GET", "/api/chat/models", "signed in"),
     Row("POST", "/api/chat/{conversation_id}", "owner", {"message": "Hi"}),
+    Row("POST", "/api/rag/kb/create", "signed in", {"kb_name": "Mine"}),
+    Row("GET", "/api/rag/kb/list", "signed in"),
+    Row("POST", "/api/rag/kb/delete", "owner", IN_BASE),
+    Row("POST", "/api/rag/doc/upload", "owner", IN_BASE, file="Swifts fly."),
+    Row("GET", "/api/rag/doc/list?kb_id={kb_id}", "owner"),
+    Row("POST", "/api/rag/doc/delete", "owner", {**IN_BASE, "doc_id": "{doc_id}"}),
+    Row("POST", "/api/rag/retrieve", "owner", {**IN_BASE, "query": "Alice"}),
+    Row("POST", "/api/rag/chat", "owner", RAG_ASK),
+    Row("GET", "/api/rag/models", "signed in"),
 ]
 NOBODY = ("anonymous", "alice deactivated", "alice logged out everywhere")
 OTHERS = ("mallory", "staff")
@@ -95,7 +125,33 @@ def owned(as_alice: Client) -> dict[str, Any]:
     """What Alice owns, one of each kind."""
     conversation = as_alice.conversation()
     as_alice.ask(conversation, "A question of Alice's")
-    return {"conversation_id": conversation}
+    base = make_base(as_alice, kb_name="A base of Alice's")
+    document = stored_document(uuid.UUID(base), "A document of Alice's")
+    return {"conversation_id": conversation, "kb_id": base, "doc_id": document}
+
+
+def stored_document(base: uuid.UUID, text: str) -> str:
+    """A ready document of one chunk, without the second that an upload takes."""
+    document = Document.objects.create(
+        knowledge_base_id=base,
+        name="alice.txt",
+        type="txt",
+        sha256=uuid.uuid4().hex * 2,
+        embedding_model="local-ngram",
+        status=Document.Status.READY,
+        created_at=timezone.now(),
+    )
+    Chunk.objects.create(
+        document=document,
+        ordinal=0,
+        text=text,
+        start=0,
+        end=len(text),
+        embedding=pack(passage_vectors([text])[0]),
+        terms=pack_terms(text),
+    )
+    KnowledgeBase.objects.filter(pk=base).update(dimension=DIMENSION, version=1)
+    return str(document.pk)
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ import pytest
 
 from tests import fake_provider, served
 from tests.fake_provider import FakeProvider, Script, refusal
+from tests.rag.documents import simple_docx
+from tests.rag.embeddings import Embeddings
 from tests.served import ServeProcess
 
 COMMANDS = {
@@ -63,6 +65,46 @@ curl -X POST http://localhost:8080/api/chat/329629 \
 curl -X GET http://localhost:8080/api/conversations/history/329629 \
 -H "Content-Type: application/json" \
 -H "Authorization: Bearer YOUR_JWT_TOKEN"
+""",
+    "kb/create": r"""
+curl -X POST http://localhost:8080/api/rag/kb/create \
+-H "Content-Type: application/json" \
+-H "Authorization: Bearer YOUR_JWT_TOKEN" \
+-d '{
+    "kb_name": "法律知识库",
+    "embedding_model": "zhipu-embedding-3"
+}'
+""",
+    "kb/list": r"""
+curl -X GET http://localhost:8080/api/rag/kb/list \
+-H "Authorization: Bearer YOUR_JWT_TOKEN"
+""",
+    "doc/upload": r"""
+curl -X POST http://localhost:8080/api/rag/doc/upload \
+-H "Authorization: Bearer YOUR_JWT_TOKEN" \
+-F "kb_id=a1b2c3d4-5678-90ab-cdef-123456789abc" \
+-F "file=@/path/to/your/document.docx"
+""",
+    "retrieve": r"""
+curl -X POST http://localhost:8080/api/rag/retrieve \
+-H "Content-Type: application/json" \
+-H "Authorization: Bearer YOUR_JWT_TOKEN" \
+-d '{
+    "kb_id": "a1b2c3d4-5678-90ab-cdef-123456789abc",
+    "query": "什么是不可抗力条款?",
+    "top_k": 5
+}'
+""",
+    "rag chat": r"""
+curl -X POST http://localhost:8080/api/rag/chat \
+-H "Content-Type: application/json" \
+-H "Authorization: Bearer YOUR_JWT_TOKEN" \
+-d '{
+    "conversation_id": 329629,
+    "kb_id": "a1b2c3d4-5678-90ab-cdef-123456789abc",
+    "message": "什么是不可抗力条款?",
+    "top_k": 3
+}'
 """,
     "list": r"""
 curl -X GET http://localhost:8080/api/conversations/list \
@@ -131,8 +173,55 @@ BODIES = {
     }
     """,
 }
-STATUSES = {"register": 201} | dict.fromkeys(
-    ["login", "create", "chat", "history", "list", "delete"], 200
+# Beside the fields documented for these, others may stand.
+OPEN_BODIES = {
+    "kb/create": """
+    {
+        "success": true,
+        "kb_id": "a1b2c3d4-5678-90ab-cdef-123456789abc",
+        "message": "知识库创建成功,使用模型: zhipu-embedding-3"
+    }
+    """,
+    "kb/list": """
+    {
+        "success": true,
+        "kbs": [
+            {
+                "kb_id": "a1b2c3d4-5678-90ab-cdef-123456789abc",
+                "kb_name": "法律知识库",
+                "embedding_model": "zhipu-embedding-3"
+            }
+        ],
+        "message": "知识库列表获取成功"
+    }
+    """,
+    "doc/upload": """
+    {
+        "success": true,
+        "doc_id": "d1e2f3g4-5678-90ab-cdef-123456789abc",
+        "message": "文档上传处理成功,共分割并添加 2 个文本块"
+    }
+    """,
+    "retrieve": """
+    {
+        "success": true,
+        "results": [
+            {
+                "content": "不可抗力条款是指合同中约定的因不可预见...",
+                "score": 0.85,
+                "doc_id": "d1e2f3g4-5678-90ab-cdef-123456789abc",
+                "doc_name": "document.docx"
+            }
+        ],
+        "message": "检索成功"
+    }
+    """,
+}
+STATUSES = dict.fromkeys(COMMANDS, 200) | {"register": 201}
+DOCUMENT = simple_docx(
+    "第一条 不可抗力条款是指合同中约定的因不可预见、不可避免、不可克服的客观情况,"
+    "免除当事人部分或全部责任的条款。",
+    "第二条 租赁期限不得超过二十年。",
 )
 
 STREAM = """\
@@ -191,8 +280,13 @@ def by_httpx(arguments: list[str]) -> Answer:
     headers = dict(value.split(": ", 1) for option, value in given if option == "-H")
     method = next(value for option, value in given if option == "-X")
     data = next((value for option, value in given if option == "-d"), "")
+    form = dict(value.split("=", 1) for option, value in given if option == "-F")
+    sent: dict[str, Any] = {"content": data.encode()}
+    if "file" in form:
+        path = Path(form.pop("file").removeprefix("@"))
+        sent = {"data": form, "files": {"file": (path.name, path.read_bytes())}}
     with httpx2.Client(timeout=20, trust_env=False) as client:
-        response = client.request(method, url, headers=headers, content=data.encode())
+        response = client.request(method, url, headers=headers, **sent)
     return Answer(status=response.status_code, text=response.text)
 
 
@@ -207,6 +301,19 @@ def like(documented: Any, real: Any) -> None:
         assert len(documented) == len(real)
         for one, other in zip(documented, real, strict=True):
             like(one, other)
+
+
+def holds(real: Any, documented: Any) -> None:
+    """The documented keys in their order, of the same kinds; others may be between."""
+    assert type(documented) is type(real)
+    if isinstance(documented, dict):
+        assert [name for name in real if name in documented] == list(documented)
+        for name in documented:
+            holds(real[name], documented[name])
+    elif isinstance(documented, list):
+        assert real
+        for item in real:
+            holds(item, documented[0])
 
 
 def events_in(text: str) -> list[dict[str, str]]:
@@ -235,6 +342,8 @@ def server(
 ) -> Iterator[ServeProcess]:
     directory: Path = tmp_path_factory.mktemp(request.param)
     providers = served.fake_section(provider.base_url)
+    embeds = {"zhipu-embedding-3": "embedding-3"}
+    providers[0]["embedding_models"] = embeds
     options = ("--server", request.param)
     with served.serving(directory, *options, providers=providers) as process:
         yield process
@@ -244,7 +353,13 @@ def server(
 def answers(server: ServeProcess, provider: FakeProvider) -> dict[str, Answer]:
     """What the documented commands answer, run in their order."""
     provider.enqueue(Script(pieces=PIECES, pause=0.05))
-    known = {"http://localhost:8080": server.base_url}
+    provider.routes["/embeddings"] = Embeddings()
+    document = server.directory / "document.docx"
+    document.write_bytes(DOCUMENT)
+    known = {
+        "http://localhost:8080": server.base_url,
+        "/path/to/your/document.docx": str(document),
+    }
     answers = {}
     for name, command in COMMANDS.items():
         for documented, real in known.items():
@@ -254,6 +369,9 @@ def answers(server: ServeProcess, provider: FakeProvider) -> dict[str, Answer]:
             known["YOUR_JWT_TOKEN"] = answers[name].body["token"]
         if name == "create":
             known["329629"] = str(answers[name].body["conversation_id"])
+        if name == "kb/create":
+            made = answers[name].body["kb_id"]
+            known["a1b2c3d4-5678-90ab-cdef-123456789abc"] = made
     return answers
 
 
@@ -290,6 +408,33 @@ class TestTheDocumentedCommands:
 
         like(documented, real)
         assert without_what_varies(real) == without_what_varies(documented)
+
+    @pytest.mark.parametrize("name", OPEN_BODIES)
+    def test_knowledge_bases_answer_with_what_is_documented(
+        self, name: str, answers: dict[str, Answer]
+    ) -> None:
+        documented, real = json.loads(OPEN_BODIES[name]), answers[name].body
+
+        holds(real, documented)
+        assert (real["success"], real["message"]) == (True, documented["message"])
+
+    def test_the_document_is_found_and_its_name_told(
+        self, answers: dict[str, Answer]
+    ) -> None:
+        best = answers["retrieve"].body["results"][0]
+
+        assert "不可抗力条款" in best["content"]
+        assert best["doc_id"] == answers["doc/upload"].body["doc_id"]
+        assert best["doc_name"] == "document.docx"
+
+    def test_a_chat_with_a_knowledge_base_is_a_stream_like_any_other(
+        self, answers: dict[str, Answer]
+    ) -> None:
+        assert joined(answers["rag chat"].text) == [
+            ("message", "Hello!"),
+            ("done", "Stream finished"),
+            ("full_response", "Hello!"),
+        ]
 
     def test_the_token_is_a_jwt_of_the_documented_kind(
         self, answers: dict[str, Answer]
@@ -370,6 +515,15 @@ class TestTheDocumentedStatuses:
             ("GET", "/api/conversations/history/329629"),
             ("POST", "/api/conversations/del/329629"),
             ("POST", "/api/chat/329629"),
+            ("POST", "/api/rag/kb/create"),
+            ("GET", "/api/rag/kb/list"),
+            ("POST", "/api/rag/kb/delete"),
+            ("POST", "/api/rag/doc/upload"),
+            ("GET", "/api/rag/doc/list"),
+            ("POST", "/api/rag/doc/delete"),
+            ("POST", "/api/rag/retrieve"),
+            ("POST", "/api/rag/chat"),
+            ("GET", "/api/rag/models"),
         ],
     )
     @pytest.mark.parametrize("token", ["", "Bearer", "Bearer x.y.z", "Basic YTpi"])

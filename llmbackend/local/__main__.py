@@ -12,11 +12,12 @@ import os
 import signal
 import sys
 
+from llmbackend.local.embeddings import Embeddings
 from llmbackend.local.engine import Engine
 from llmbackend.local.front import Front
 from llmbackend.local.lifelines import Lifelines
 from llmbackend.local.order import Announcement, Order
-from llmbackend.local.weights import DamagedWeights, verify
+from llmbackend.local.weights import DamagedWeights, Weights, verify
 
 
 def main() -> int:
@@ -46,12 +47,19 @@ async def _live(order: Order, announce_to: int) -> int:
 
 
 async def _serve(order: Order, lifelines: Lifelines) -> int:
-    await asyncio.to_thread(verify, order.chat)
-    engine = await asyncio.to_thread(Engine, order.chat)
+    chat, embedding = order.models.chat, order.models.embedding
     front = Front(
-        key=order.key, model=order.chat.name, engine=engine, lifelines=lifelines
+        key=order.key,
+        engine=await asyncio.to_thread(_engine, chat) if chat else None,
+        embeddings=Embeddings(embedding) if embedding else None,
+        lifelines=lifelines,
     )
     return await front.listen()
+
+
+def _engine(weights: Weights) -> Engine:
+    verify(weights)
+    return Engine(weights)
 
 
 def _announce(announcement: Announcement, announce_to: int) -> None:

@@ -21,7 +21,7 @@ from typing import IO
 import llmbackend
 from llmbackend.errors import ProviderError
 from llmbackend.local.order import Announcement, Order
-from llmbackend.local.weights import Weights
+from llmbackend.local.weights import Models
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ _LOCK_FILE = "local-models.lock"
 _STATE_FILE = "local-models.json"
 # All the process is given of the server's environment, which holds provider keys.
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "LANG", "LC_ALL", "TZ")
+# numpy's: queries and passages have one thread each, and the chat model has its own.
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "VECLIB_MAXIMUM_THREADS": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class Address:
     pid: int
     port: int
     key: str = field(repr=False)
-    chat: Weights
+    models: Models
 
 
 class Lifeline(asyncio.Protocol):
@@ -129,7 +131,7 @@ def recorded(run_dir: Path) -> Address | None:
     """The process last recorded in `run_dir`; it may long be dead."""
     try:
         data = json.loads((run_dir / _STATE_FILE).read_bytes())
-        return Address(**data | {"chat": Weights(**data["chat"])})
+        return Address(**data | {"models": Models.from_json(data["models"])})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -160,8 +162,9 @@ async def start(order: Order) -> tuple[subprocess.Popen[bytes], Address]:
     if not port:
         raise ProviderError(DID_NOT_START)
     took = time.monotonic() - began
-    logger.info("%s: process %s ready in %.1f s", order.chat.name, process.pid, took)
-    address = Address(pid=process.pid, port=port, key=order.key, chat=order.chat)
+    names = " and ".join(order.models.names())
+    logger.info("%s: process %s ready in %.1f s", names, process.pid, took)
+    address = Address(pid=process.pid, port=port, key=order.key, models=order.models)
     return process, address
 
 
@@ -181,7 +184,7 @@ def _spawn(order: Order) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+        env=_environment(),
         cwd=Path(llmbackend.__file__).parents[1],
         start_new_session=True,  # Ctrl-C is for the server, which drains first.
     )
@@ -189,6 +192,11 @@ def _spawn(order: Order) -> subprocess.Popen[bytes]:
     watch.start()
     _write_order(process, order)
     return process
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    return kept | _ONE_THREAD
 
 
 def _write_order(process: subprocess.Popen[bytes], order: Order) -> None:

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmbackend.local.refusals import BadRequest, request_for
+
 _SAMPLING = (
     "temperature",
     "top_p",
@@ -16,10 +18,6 @@ _SAMPLING = (
 )
 _ROLES = {"system", "user", "assistant"}
 _CHUNK_KEYS = ("id", "object", "created", "model", "choices", "usage")
-
-
-class BadRequest(Exception):
-    """A request this server does not take; the message says what is wrong."""
 
 
 class EngineFailed(Exception):
@@ -37,14 +35,7 @@ class Ask:
 
 def parse_ask(raw: bytes, *, model: str) -> Ask:
     """Check an OpenAI request for `model`; raise BadRequest."""
-    try:
-        data = json.loads(raw)
-    except ValueError as error:
-        raise BadRequest("The body is not JSON.") from error
-    if not isinstance(data, dict):
-        raise BadRequest("The body is not a JSON object.")
-    if str(data.get("model")).casefold() != model.casefold():
-        raise BadRequest(f"This server serves {model} alone.")
+    data = request_for(model, raw)
     _check_messages(data.get("messages"))
     options = data.get("stream_options")
     usage = isinstance(options, dict) and options.get("include_usage") is True

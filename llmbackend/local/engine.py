@@ -24,6 +24,7 @@ class Engine:
     def __init__(self, weights: Weights) -> None:
         # Only ever imported here: a web process must not load 100 MB of C++.
         xllamacpp: Any = importlib.import_module("xllamacpp")
+        self.model = weights.name
         self.key = secrets.token_urlsafe(32)
         params = xllamacpp.CommonParams()
         _set_model(params, weights)

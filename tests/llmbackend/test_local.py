@@ -157,7 +157,7 @@ async def test_it_answers_whole_and_lists_its_model(client: Client) -> None:
     assert answer["choices"][0]["message"]["content"]
     assert answer["choices"][0]["finish_reason"] == "length"
     assert answer["usage"]["completion_tokens"] == 5
-    assert [model["id"] for model in listed["data"]] == ["local-smollm2"]
+    assert listed["data"][0]["id"] == "local-smollm2"
 
 
 @needs_model
@@ -434,7 +434,13 @@ def test_a_model_that_is_not_there_is_refused_with_how_to_get_it(
 
 
 def test_an_order_keeps_its_key_out_of_its_repr() -> None:
-    order = Order(key="canary", chat=weights.Weights(name="m", path="/m.gguf"))
+    chat = weights.Weights(name="m", path="/m.gguf")
 
-    assert "canary" not in repr(order)
-    assert Order.from_line(order.to_line()) == order
+    for models in (
+        weights.Models(chat=chat, embedding=None),
+        weights.Models(chat=None, embedding=chat),
+        weights.Models(chat=chat, embedding=chat),
+    ):
+        order = Order(key="canary", models=models)
+        assert "canary" not in repr(order)
+        assert Order.from_line(order.to_line()) == order

@@ -26,6 +26,10 @@ Try it in another terminal:
 """  # noqa: E501  Lines to copy.
 
 
+# What a newcomer may ask of a provider that serves any name of a pattern.
+NEWCOMERS_MODEL = {"gpt*": "gpt-4o-mini", "glm*": "glm-4-flash"}
+
+
 class Command(BaseCommand):
     help = "Migrates the database, then serves the API, the admin and the streams."
     requires_system_checks = []
@@ -117,7 +121,8 @@ def base_url(server: Server) -> str:
 def first_conversation(base: str) -> str:
     """Three lines for a shell that end with a streamed answer."""
     ready = [m for m in usable_models(config=settings.CONFIG) if not m.needs_api_key]
-    model = ready[0].model.replace("*", "-4o-mini") if ready else "gpt-4o-mini"
+    pattern = ready[0].model
+    model = NEWCOMERS_MODEL.get(pattern, pattern.replace("*", ""))
     json = {
         "who": """'{"username":"ann","password":"a long password"}'""",
         "new": f"""'{{"title":"Hello","model":"{model}"}}'""",

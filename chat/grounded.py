@@ -1,0 +1,125 @@
+"""What a model is sent for a turn, and what was found for it in a knowledge base."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+
+from chat import prompts
+from chat.grounding import Source, grounded_prompt
+from conversations.turns import Turn, note_sources
+from llmbackend.chat_models import context_window
+from llmbackend.threads import DatabaseThreads
+from rag.indexes import Base
+from rag.passages import Passage
+from rag.retrieval import Findings, Knowledge, is_follow_up
+
+SNIPPET = 200
+# Of the tokens a prompt may have, the share that passages may take.
+PASSAGES_SHARE = 0.6
+TOKENS_KEPT_FOR_ANSWER = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grounding:
+    """Where to look for the answer to a turn's question."""
+
+    base: Base
+    top_k: int
+    knowledge: Knowledge
+    threads: DatabaseThreads
+    writer: uuid.UUID
+
+    async def find(self, turn: Turn) -> Findings:
+        """What is found for the question, or for it and the one it follows up on."""
+        question = turn.question
+        before = [said.content for said in turn.earlier if said.role == "user"]
+        if before and is_follow_up(question):
+            question = f"{before[-1]}\n{question}"
+        vector = await self.knowledge.question_vector(self.base, question)
+        return await self.threads.run(
+            self.knowledge.search,
+            base=self.base,
+            question=question,
+            vector=vector,
+            top_k=self.top_k,
+        )
+
+
+async def store_sources(
+    grounding: Grounding, turn: Turn, passages: Sequence[Passage]
+) -> list[dict[str, Any]]:
+    """The sources as a client is told of them, once they are committed."""
+    sources = [
+        as_source(number, passage, base=grounding.base)
+        for number, passage in enumerate(passages, start=1)
+    ]
+    await grounding.threads.run(
+        note_sources, turn=turn, writer=grounding.writer, sources=sources
+    )
+    return sources
+
+
+def as_source(number: int, passage: Passage, *, base: Base) -> dict[str, Any]:
+    """A passage as history and the `sources` event name it."""
+    return {
+        "number": number,
+        "kb_id": str(base.id),
+        "doc_id": str(passage.document_id),
+        "doc_name": passage.document_name,
+        "score": passage.score,
+        "snippet": passage.content[:SNIPPET],
+        "chunk_ids": list(passage.chunk_ids),
+        "start": passage.start,
+        "end": passage.end,
+        "page": passage.page,
+        "heading_path": list(passage.heading_path),
+    }
+
+
+def plain_messages(turn: Turn) -> list[dict[str, str]]:
+    """What the model is sent without a knowledge base."""
+    return prompts.plain(
+        system_prompt=system_prompt_of(turn),
+        earlier=turn.earlier,
+        question=turn.question,
+        budget=budget_of(turn),
+    )
+
+
+def grounded_messages(
+    turn: Turn, findings: Findings
+) -> tuple[list[dict[str, str]], list[Passage]]:
+    """What the model is sent, and the passages that fit into it."""
+    passages = findings.passages if findings.relevant else []
+    system_prompt, kept = grounded_prompt(
+        system_prompt=system_prompt_of(turn),
+        question=turn.question,
+        sources=[
+            Source(name=passage.document_name, text=passage.content)
+            for passage in passages
+        ],
+        budget=int(budget_of(turn) * PASSAGES_SHARE),
+    )
+    messages = prompts.plain(
+        system_prompt=system_prompt,
+        earlier=turn.earlier,
+        question=turn.question,
+        budget=budget_of(turn),
+    )
+    return messages, passages[:kept]
+
+
+def system_prompt_of(turn: Turn) -> str:
+    configured: str = settings.CONFIG.chat.system_prompt
+    return configured if turn.system_prompt is None else turn.system_prompt
+
+
+def budget_of(turn: Turn) -> int:
+    """Tokens the prompt may have: the model's window less what its answer may need."""
+    window = context_window(turn.model, config=settings.CONFIG)
+    return window - (turn.max_tokens or TOKENS_KEPT_FOR_ANSWER)

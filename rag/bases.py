@@ -1,0 +1,51 @@
+"""Knowledge bases begin and go, and documents with them."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F
+from django.utils import timezone
+
+from accounts.models import User
+from rag.embedders import embedding_model
+from rag.models import Document, KnowledgeBase
+
+
+def create(*, owner: User, name: str, embedding_model_name: str) -> KnowledgeBase:
+    """A new base; "" names the default model. Raises UnknownEmbeddingModel."""
+    model = embedding_model(embedding_model_name, config=settings.CONFIG)
+    return KnowledgeBase.objects.create(
+        owner=owner,
+        name=name,
+        embedding_model=model.name,
+        created_at=timezone.now(),
+    )
+
+
+def delete(*, owner: User, knowledge_base_id: uuid.UUID) -> None:
+    """Remove an owned base with all that is in it; raises NotFound."""
+    KnowledgeBase.objects.owned_by(owner).fetch(knowledge_base_id).delete()
+
+
+def delete_document(
+    *, owner: User, knowledge_base_id: uuid.UUID, document_id: uuid.UUID
+) -> None:
+    """Remove a document of an owned base; raises NotFound."""
+    base = KnowledgeBase.objects.owned_by(owner).fetch(knowledge_base_id)
+    documents = Document.objects.owned_by(owner).filter(knowledge_base=base)
+    remove_document(documents.fetch(document_id))
+
+
+@transaction.atomic
+def remove_document(document: Document) -> None:
+    """Remove a document, which is thereby no longer found."""
+    changed(document.knowledge_base_id)
+    document.delete()
+
+
+def changed(knowledge_base_id: uuid.UUID) -> None:
+    """Raise a base's version, in the transaction that changes its ready chunks."""
+    KnowledgeBase.objects.filter(pk=knowledge_base_id).update(version=F("version") + 1)

@@ -1,0 +1,278 @@
+"""Embedding models: which can be used here, and texts -> unit vectors by one."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import random
+from collections.abc import Callable, Sequence
+from concurrent.futures import wait
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import httpx2
+import numpy as np
+from django.db import connection
+from numpy.typing import NDArray
+
+from llmbackend.chat_models import LOCAL, Providers, local_provider
+from llmbackend.config import Config
+from llmbackend.errors import (
+    ProviderProtocol,
+    ProviderTimeout,
+    UnknownEmbeddingModel,
+)
+from llmbackend.providers import (
+    FAILURES,
+    Connection,
+    authorization,
+    may_be_retried,
+    retry_after,
+    translated,
+)
+
+LOCAL_E5 = "local-e5"
+LOCAL_NGRAM = "local-ngram"
+
+BATCH = 64
+AT_ONCE = 4
+LONGEST_PAUSE = 20.0
+
+Kind = Literal["query", "passage"]
+Matrix = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingModel:
+    """
+    A model by the name a knowledge base has for it, and what its provider calls it.
+
+    An empty `provider` means: computed here, without one.
+    """
+
+    name: str
+    provider: str = ""
+    upstream_name: str = ""
+
+    @property
+    def is_remote(self) -> bool:
+        return bool(self.provider)
+
+
+def embedding_models(config: Config) -> list[EmbeddingModel]:
+    """What can be used now: remote ones whose provider has a key, then the embedded."""
+    models = [
+        EmbeddingModel(name=name, provider=provider.name, upstream_name=upstream)
+        for provider in config.providers
+        if provider.api_key
+        for name, upstream in provider.embedding_models.items()
+    ]
+    if local_provider(config).embeds():
+        models.append(
+            EmbeddingModel(name=LOCAL_E5, provider=LOCAL.name, upstream_name=LOCAL_E5)
+        )
+    return [*models, EmbeddingModel(name=LOCAL_NGRAM)]
+
+
+def embedding_model(name: str, *, config: Config) -> EmbeddingModel:
+    """The usable model of that name; "" means the default. Or UnknownEmbeddingModel."""
+    usable = embedding_models(config)
+    if not name:
+        name = config.rag.default_embedding_model
+        if name == "auto":
+            return usable[0]
+    found = next((model for model in usable if model.name == name), None)
+    if found is None:
+        names = ", ".join(model.name for model in usable)
+        raise UnknownEmbeddingModel(
+            f"“{name[:100]}” is no embedding model that works here; these are: {names}."
+        )
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """
+    How long a provider is waited for, in seconds.
+
+    `request` is for one request; after a failure there are `retries` more, each after
+    a pause of twice the last. `question` is for all of that while someone waits.
+    """
+
+    request: float = 120.0
+    retries: int = 4
+    first_pause: float = 0.5
+    question: float = 30.0
+
+
+class RemoteEmbedder:
+    """A model behind an OpenAI-compatible `/embeddings`, the embedded e5 included."""
+
+    def __init__(
+        self, model: EmbeddingModel, providers: Providers, *, patience: Patience
+    ) -> None:
+        self._model = model
+        self._providers = providers
+        self._patience = patience
+
+    async def embed(self, texts: Sequence[str], *, kind: Kind) -> Matrix:
+        """In batches, a few at a time, each tried again while that may help."""
+        connection = await self._providers.connect(self._model.provider)
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def batch(start: int) -> Matrix:
+            async with gate:
+                part = texts[start : start + BATCH]
+                return await self._batch(connection, part, kind)
+
+        starts = range(0, len(texts), BATCH)
+        tasks = [asyncio.create_task(batch(start)) for start in starts]
+        try:
+            parts = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        if len({part.shape[1] for part in parts}) > 1:
+            raise ProviderProtocol
+        return np.concatenate(parts)
+
+    async def _batch(
+        self, connection: Connection, texts: Sequence[str], kind: Kind
+    ) -> Matrix:
+        retries = 0
+        while True:
+            try:
+                answer = await self._ask(connection, texts, kind)
+                return await asyncio.to_thread(rows_of, answer, len(texts))
+            except FAILURES as exc:
+                if retries >= self._patience.retries or not may_be_retried(exc):
+                    raise translated(
+                        exc,
+                        provider=self._model.provider,
+                        api_key=connection.api_key,
+                    ) from None
+                pause = max(
+                    retry_after(exc) or 0.0, self._patience.first_pause * 2**retries
+                )
+                await asyncio.sleep(min(pause, LONGEST_PAUSE) * random.uniform(0.7, 1))  # noqa: S311
+                retries += 1
+
+    async def _ask(
+        self, connection: Connection, texts: Sequence[str], kind: Kind
+    ) -> bytes:
+        body: dict[str, Any] = {
+            "model": self._model.upstream_name,
+            "input": list(texts),
+            "encoding_format": "base64",
+        }
+        if self._model.provider == LOCAL.name:
+            body["input_type"] = kind
+        answer = await connection.client.post(
+            "/embeddings",
+            cast_to=httpx2.Response,
+            body=body,
+            options={
+                "headers": authorization(connection.api_key),
+                "max_retries": 0,
+                "follow_redirects": False,
+                "timeout": httpx2.Timeout(self._patience.request, connect=10.0),
+            },
+        )
+        return answer.content
+
+
+def rows_of(answer: bytes, count: int) -> Matrix:
+    """
+    The vectors of an embeddings answer in the order of its inputs, unit length.
+
+    Raises ProviderProtocol for an answer that is no JSON, short, of several dimensions,
+    or holds what is no finite number.
+    """
+    try:
+        items = sorted(json.loads(answer)["data"], key=lambda item: item["index"])
+        if [item["index"] for item in items] != list(range(count)):
+            raise ProviderProtocol
+        rows = np.stack([vector_of(item["embedding"]) for item in items])
+    except (KeyError, TypeError, ValueError, RecursionError) as exc:
+        raise ProviderProtocol from exc
+    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
+    if not np.isfinite(largest).all() or not largest.all():
+        raise ProviderProtocol
+    rows /= largest  # Their squares can neither overflow nor vanish.
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows.astype(np.float32)
+
+
+def vector_of(embedding: Any) -> NDArray[np.float64]:
+    """
+    One vector: base64 of little-endian float32, or a list of numbers.
+
+    Raises ValueError or TypeError for anything else.
+    """
+    if isinstance(embedding, str):
+        packed = base64.b64decode(embedding, validate=True)
+        return np.frombuffer(packed, "<f4").astype(np.float64)
+    vector = np.array(embedding)
+    if vector.ndim != 1 or vector.dtype.kind not in "fiu":
+        raise ValueError("a vector is a list of numbers")
+    return vector.astype(np.float64)
+
+
+class Embedding:
+    """
+    Embeds for a serving process: awaited on its event loop, or from a thread.
+
+    `local-ngram` is not embedded here: its vectors are made where the texts are.
+    """
+
+    def __init__(self, providers: Providers, *, config: Config) -> None:
+        self.patience = Patience()
+        self._providers = providers
+        self._config = config
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self) -> None:
+        """Call on the event loop that the providers' clients belong to."""
+        self._loop = asyncio.get_running_loop()
+
+    async def embed(self, model: str, texts: Sequence[str], *, kind: Kind) -> Matrix:
+        """
+        float32 of shape (len(texts), dimension), unit rows.
+
+        Raises UnknownEmbeddingModel and ProviderErrors.
+        """
+        found = embedding_model(model, config=self._config)
+        embedder = RemoteEmbedder(found, self._providers, patience=self.patience)
+        try:
+            async with asyncio.timeout(
+                self.patience.question if kind == "query" else None
+            ):
+                return await embedder.embed(texts, kind=kind)
+        except TimeoutError:
+            raise ProviderTimeout from None
+
+    def from_thread(
+        self,
+        model: str,
+        texts: Sequence[str],
+        *,
+        kind: Kind,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> Matrix:
+        """
+        The same on a thread that may block; calls `waiting` every second meanwhile.
+
+        The thread's database connection is given back first.
+        """
+        if self._loop is None:
+            raise RuntimeError("start() has not been called.")
+        connection.close()
+        work = self.embed(model, texts, kind=kind)
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            while not wait([future], timeout=1).done:
+                waiting()
+            return future.result()
+        finally:
+            future.cancel()

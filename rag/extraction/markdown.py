@@ -1,0 +1,55 @@
+"""The headings of a Markdown text, which is kept as it is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from rag.extracted import Heading
+from rag.outline import titled
+
+_ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t]+|$)")
+_UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*$")
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+_NO_PARAGRAPH = re.compile(r"[ \t]*(?:[-*+>|#]|\d+[.)][ \t]|$)| {4}|\t")
+
+
+def headings_of(text: str) -> Iterator[Heading]:
+    """Headings with # and with underlines, outside of code and of front matter."""
+    fence = ""
+    above: tuple[int, str] | None = None  # The paragraph's line so far, if it is one.
+    start = _after_front_matter(text)
+    for line in text[start:].splitlines(keepends=True):
+        content = line.rstrip("\n")
+        opened = _FENCE.match(content)
+        if fence:
+            closes = opened and opened[1].startswith(fence)
+            fence = "" if closes else fence
+            above = None
+        elif opened:
+            fence, above = opened[1], None
+        elif atx := _ATX.match(content):
+            yield from _heading(start, content, len(atx[1]), content[atx.end() :])
+            above = None
+        elif above and (underline := _UNDERLINE.match(content)):
+            yield from _heading(*above[:1], above[1], "=-".index(underline[1][0]) + 1)
+            above = None
+        else:
+            above = None if _NO_PARAGRAPH.match(content) else (start, content)
+        start += len(line)
+
+
+def _heading(
+    start: int, line: str, level: int, title: str | None = None
+) -> Iterator[Heading]:
+    named = titled(line if title is None else title)
+    if named:
+        first = start + len(line) - len(line.lstrip())
+        yield Heading(start=first, level=level, title=named)
+
+
+def _after_front_matter(text: str) -> int:
+    if not text.startswith("---\n"):
+        return 0
+    end = text.find("\n---\n", 3)
+    return end + 5 if end >= 0 else 0

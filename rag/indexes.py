@@ -1,0 +1,230 @@
+"""The search indexes of knowledge bases, kept in memory by version."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from django.db.models import QuerySet
+from numpy.typing import NDArray
+
+from rag.dense import DenseIndex
+from rag.embedders import LOCAL_NGRAM
+from rag.keyword import KeywordBuilder, KeywordIndex
+from rag.models import Chunk, Document, KnowledgeBase
+from rag.ngrams import idf_of, query_vector
+from rag.terms import Ids
+
+ROWS_AT_ONCE = 2000
+TRIES = 3
+
+Vector = NDArray[np.float32]
+Row = tuple[int, bytes | memoryview, bytes | memoryview]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """A knowledge base as a search needs it; no ORM object."""
+
+    id: uuid.UUID
+    embedding_model: str
+    dimension: int | None
+    version: int
+
+    @property
+    def is_embedded_elsewhere(self) -> bool:
+        """Whether a provider makes the vectors: the n-gram model needs none."""
+        return self.embedding_model != LOCAL_NGRAM and self.dimension is not None
+
+    @classmethod
+    def of(cls, base: KnowledgeBase) -> Base:
+        return cls(
+            id=base.pk,
+            embedding_model=base.embedding_model,
+            dimension=base.dimension,
+            version=base.version,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A question as it is searched for; `vector` is None where no provider makes it."""
+
+    text: str
+    terms: Ids
+    vector: Vector | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """
+    How near each chunk of a base is to a question; row i is the chunk `ids[i]`.
+
+    `dense` is cosines, None without a vector; `keyword` is BM25, 0 without a term in
+    common. `index` knows of the question's terms, perhaps of no others.
+    """
+
+    ids: NDArray[np.int64]
+    dense: Vector | None
+    keyword: Vector
+    index: KeywordIndex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """
+    Both sides of one version of a base; row i of each is the chunk `ids[i]`.
+
+    `idf`, for the n-gram embedder alone, is what weighs a question's n-grams.
+    """
+
+    version: int
+    ids: NDArray[np.int64]
+    dense: DenseIndex
+    keyword: KeywordIndex
+    idf: NDArray[np.float32] | None
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.ids.nbytes + self.dense.nbytes + self.keyword.nbytes)
+
+    def scored(self, asked: Asked) -> Scored:
+        """How near each chunk is to a question."""
+        vector = asked.vector
+        if self.idf is not None:
+            vector = query_vector(asked.text, self.idf)
+        return Scored(
+            ids=self.ids,
+            dense=None if vector is None else self.dense.scores(vector),
+            keyword=self.keyword.scores(asked.terms),
+            index=self.keyword,
+        )
+
+
+class Indexes:
+    """
+    The indexes of a process, under one memory budget; the least recently used go.
+
+    Any number of threads may ask; an index is built once when many ask at once.
+    """
+
+    def __init__(self, *, budget: int) -> None:
+        """`budget` in bytes."""
+        self._budget = budget
+        self._kept: OrderedDict[uuid.UUID, Index] = OrderedDict()
+        self._too_large: dict[uuid.UUID, int] = {}
+        self._building: dict[uuid.UUID, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def get(self, base: Base) -> Index | None:
+        """The index of `base`; None when it would not fit into the whole budget."""
+        if (found := self._find(base)) is not None:
+            return found
+        with self._lock:
+            building = self._building.setdefault(base.id, threading.Lock())
+        with building:
+            if (found := self._find(base)) is not None:
+                return found
+            if self._too_large.get(base.id, -1) >= base.version:
+                return None
+            built = self._built(base)
+            if built is None:
+                self._note_too_large(base)
+            else:
+                self._keep(base.id, built)
+            return built
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of all that is kept."""
+        with self._lock:
+            return sum(index.nbytes for index in self._kept.values())
+
+    def _find(self, base: Base) -> Index | None:
+        with self._lock:
+            found = self._kept.get(base.id)
+            # A newer one than asked for is right, too: what it lacks was deleted.
+            if found is None or found.version < base.version:
+                return None
+            self._kept.move_to_end(base.id)
+            return found
+
+    def _keep(self, base_id: uuid.UUID, index: Index) -> None:
+        with self._lock:
+            self._kept[base_id] = index
+            self._kept.move_to_end(base_id)
+            while sum(kept.nbytes for kept in self._kept.values()) > self._budget:
+                gone, _ = self._kept.popitem(last=False)
+                self._building.pop(gone, None)
+
+    def _note_too_large(self, base: Base) -> None:
+        """Do not try again before the base changes."""
+        with self._lock:
+            self._too_large[base.id] = base.version
+            self._kept.pop(base.id, None)
+
+    def _built(self, base: Base) -> Index | None:
+        """Built again when the base changed meanwhile: rows of one version only."""
+        for _ in range(TRIES):
+            before = version_of(base.id)
+            index = self._read(base, before)
+            if version_of(base.id) == before:
+                return index
+        return index
+
+    def _read(self, base: Base, version: int) -> Index | None:
+        rows = ready_chunks(base.id).count()
+        if rows * (base.dimension or 0) * 4 > self._budget:
+            return None
+        ids = np.empty(rows, np.int64)
+        dense = DenseIndex(size=rows, dimension=base.dimension or 0)
+        keyword = KeywordBuilder()
+        at = 0
+        for part in rows_of(base.id):
+            part = part[: rows - at]
+            ids[at : at + len(part)] = [pk for pk, _, _ in part]
+            dense.fill([embedding for _, embedding, _ in part])
+            keyword.add([terms for _, _, terms in part])
+            at += len(part)
+            if at == rows:
+                break
+        ngram = base.embedding_model == LOCAL_NGRAM
+        index = Index(
+            version=version,
+            ids=ids[:at],
+            dense=dense,
+            keyword=keyword.finish(),
+            idf=idf_of(dense.matrix) if ngram else None,
+        )
+        return index if index.nbytes <= self._budget else None
+
+
+def version_of(base_id: uuid.UUID) -> int:
+    """A base's version now; -1 when it has gone."""
+    bases = KnowledgeBase.objects.filter(pk=base_id)
+    version = bases.values_list("version", flat=True).first()
+    return -1 if version is None else version
+
+
+def ready_chunks(base_id: uuid.UUID) -> QuerySet[Chunk]:
+    """The chunks retrieval may see: those of ready documents."""
+    return Chunk.objects.filter(
+        document__knowledge_base=base_id, document__status=Document.Status.READY
+    )
+
+
+def rows_of(base_id: uuid.UUID) -> Iterator[list[Row]]:
+    """Id, vector and terms of every ready chunk by id, some thousand at a time."""
+    chunks = ready_chunks(base_id).order_by("pk")
+    last = 0
+    while part := list(
+        chunks.filter(pk__gt=last).values_list("pk", "embedding", "terms")[
+            :ROWS_AT_ONCE
+        ]
+    ):
+        yield part
+        last = part[-1][0]

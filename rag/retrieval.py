@@ -1,0 +1,194 @@
+"""A question -> the passages of one knowledge base that may answer it."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accounts.models import User
+from llmbackend.chat_models import Providers
+from llmbackend.config import Config
+from llmbackend.errors import DimensionChanged
+from rag.embedders import LOCAL_NGRAM, Embedding
+from rag.fusion import Mode, Ranked, fused, keyword_weight
+from rag.indexes import Asked, Base, Indexes, Scored, ready_chunks
+from rag.keyword import KeywordIndex
+from rag.models import Chunk, KnowledgeBase
+from rag.passages import Passage, shown
+from rag.quoting import Quote, best_sentences
+from rag.scanning import scanned
+from rag.terms import question_terms
+
+FETCHED_AT_ONCE = 20
+_REFERS_BACK = re.compile(
+    r"^(and|but|so|then|also|what about|how about)\b"
+    r"|\b(it|its|this|that|these|those|they|them|their|he|him|his|she|her)\b"
+    r"|[它他她其此]|这|那|呢[?？]?$",
+    re.IGNORECASE,
+)
+
+Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """
+    Passages, best first; `relevant` is whether they seem to be about the question.
+
+    `index` knows how rare the question's terms are; None when the base has nothing.
+    """
+
+    passages: list[Passage]
+    relevant: bool
+    index: KeywordIndex | None
+
+    def quotes(self, question: str, passages: Sequence[Passage]) -> list[Quote]:
+        """The sentences of `passages` that best answer the question."""
+        if self.index is None:
+            return []
+        texts = [passage.content for passage in passages]
+        return best_sentences(question, texts, idf=self.index.idf)
+
+
+class Knowledge:
+    """What a serving process embeds and searches with."""
+
+    def __init__(self, providers: Providers, *, config: Config) -> None:
+        self.embedding = Embedding(providers, config=config)
+        self.indexes = Indexes(budget=config.rag.index_memory_mb << 20)
+
+    async def question_vector(self, base: Base, question: str) -> Vector | None:
+        """The question as the base's model embeds it; None when no provider does."""
+        if not base.is_embedded_elsewhere:
+            return None
+        model = base.embedding_model
+        vector: Vector = (await self.embedding.embed(model, [question], kind="query"))[
+            0
+        ]
+        return vector
+
+    def search(
+        self,
+        *,
+        base: Base,
+        question: str,
+        vector: Vector | None,
+        top_k: int,
+        mode: Mode = "hybrid",
+    ) -> Findings:
+        """
+        The best passages; `vector` as `question_vector` gave it.
+
+        Raises DimensionChanged when it is of another size than the base's.
+        """
+        nothing = Findings(passages=[], relevant=False, index=None)
+        if base.dimension is None:
+            return nothing
+        if vector is not None and len(vector) != base.dimension:
+            raise DimensionChanged
+        asked = Asked(text=question, terms=question_terms(question), vector=vector)
+        index = self.indexes.get(base)
+        scored = scanned(base, asked) if index is None else index.scored(asked)
+        if not len(scored.ids):
+            return nothing
+        known = scored.index.known_share(asked.terms)
+        ranked = _ranked(base, scored, mode=mode, known_share=known)
+        passages = shown(_fetched(base, scored, ranked), top_k=top_k)
+        cosine = 0.0 if scored.dense is None else float(scored.dense.max())
+        relevant = is_relevant(base, best_cosine=cosine, known_share=known)
+        return Findings(passages=passages, relevant=relevant, index=scored.index)
+
+
+def base_of(*, user: User, knowledge_base_id: uuid.UUID) -> Base:
+    """An owned base as a search needs it; raises NotFound."""
+    return Base.of(KnowledgeBase.objects.owned_by(user).fetch(knowledge_base_id))
+
+
+def retrieve(
+    *,
+    owner: User,
+    knowledge_base_id: uuid.UUID,
+    question: str,
+    top_k: int,
+    mode: Mode,
+    knowledge: Knowledge,
+) -> list[Passage]:
+    """
+    The best passages of an owned base, on a thread that may block.
+
+    Raises NotFound, and ProviderErrors of the embedding model.
+    """
+    base = base_of(user=owner, knowledge_base_id=knowledge_base_id)
+    vector = None
+    if base.is_embedded_elsewhere and mode != "keyword":
+        vector = knowledge.embedding.from_thread(
+            base.embedding_model, [question], kind="query"
+        )[0]
+    found = knowledge.search(
+        base=base, question=question, vector=vector, top_k=top_k, mode=mode
+    )
+    return found.passages
+
+
+def _ranked(
+    base: Base, scored: Scored, *, mode: Mode, known_share: float
+) -> list[Ranked]:
+    weight = keyword_weight(
+        mode,
+        strong_embedder=base.embedding_model != LOCAL_NGRAM,
+        known_share=known_share,
+    )
+    dense = scored.dense
+    if dense is None or not dense.any():
+        # A question of no words has no direction: nothing is near it.
+        return fused(np.zeros_like(scored.keyword), scored.keyword, weight=1)
+    return fused(dense, scored.keyword, weight=weight)
+
+
+def _fetched(base: Base, scored: Scored, ranked: list[Ranked]) -> Iterator[Passage]:
+    """The ranked chunks with their texts, some at a time; the deleted left out."""
+    for start in range(0, len(ranked), FETCHED_AT_ONCE):
+        part = ranked[start : start + FETCHED_AT_ONCE]
+        ids = [int(scored.ids[found.row]) for found in part]
+        chunks = ready_chunks(base.id).select_related("document").in_bulk(ids)
+        for found, pk in zip(part, ids, strict=True):
+            if pk in chunks:
+                yield _passage(chunks[pk], found)
+
+
+def _passage(chunk: Chunk, found: Ranked) -> Passage:
+    return Passage(
+        content=chunk.text,
+        score=round(found.score, 4),
+        dense=round(found.dense, 4),
+        keyword=round(found.keyword, 4),
+        document_id=chunk.document_id,
+        document_name=chunk.document.name,
+        chunk_ids=(chunk.pk,),
+        ordinals=(chunk.ordinal, chunk.ordinal),
+        start=chunk.start,
+        end=chunk.end,
+        page=chunk.page,
+        heading_path=tuple(chunk.heading_path),
+    )
+
+
+def is_relevant(base: Base, *, best_cosine: float, known_share: float) -> bool:
+    """Whether what was found seems to be about the question."""
+    return known_share > 0 or best_cosine > 0
+
+
+def is_follow_up(question: str) -> bool:
+    """Whether a question seems to lean on the one before it.
+
+    >>> is_follow_up("And who pays for it?"), is_follow_up("那谁来付呢?")
+    (True, True)
+    >>> is_follow_up("What does clause seven of the supply contract say on notice?")
+    False
+    """
+    return bool(_REFERS_BACK.search(question))

@@ -1,0 +1,177 @@
+"""A user's own knowledge bases; someone else's do not exist here."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from django.conf import settings
+from rest_framework import viewsets
+from rest_framework.parsers import MultiPartParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from accounts.models import User
+from rag import bases
+from rag.embedders import embedding_models
+from rag.ingestion import Upload, add_document
+from rag.models import Document, KnowledgeBase
+from rag.passages import Passage
+from rag.retrieval import Knowledge, retrieve
+from rag.serializers import (
+    DocumentSerializer,
+    KnowledgeBaseSerializer,
+    NewKnowledgeBaseSerializer,
+    QuestionSerializer,
+    UploadSerializer,
+)
+
+
+def owner_of(request: Request) -> User:
+    return cast(User, request.user)
+
+
+def knowledge_of(request: Request) -> Knowledge:
+    """What the serving process embeds and searches with."""
+    found: Knowledge = request.scope["knowledge"]  # type: ignore[attr-defined]
+    return found
+
+
+def succeeded(message: str, **fields: Any) -> Response:
+    """The seed's form of a RAG answer."""
+    return Response({"success": True, **fields, "message": message})
+
+
+class KnowledgeBaseViewSet(viewsets.ViewSet):
+    """Create, list and delete."""
+
+    def create(self, request: Request) -> Response:
+        asked = NewKnowledgeBaseSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        base = bases.create(
+            owner=owner_of(request),
+            name=asked.validated_data["kb_name"],
+            embedding_model_name=asked.validated_data.get("embedding_model") or "",
+        )
+        return succeeded(
+            f"知识库创建成功,使用模型: {base.embedding_model}",
+            kb_id=str(base.pk),
+            embedding_model=base.embedding_model,
+        )
+
+    def list(self, request: Request) -> Response:
+        mine = KnowledgeBase.objects.owned_by(owner_of(request))
+        rows = mine.order_by("created_at", "pk")
+        kbs = [
+            {"kb_id": str(pk), "kb_name": name, "embedding_model": model}
+            for pk, name, model in rows.values_list("pk", "name", "embedding_model")
+        ]
+        return succeeded("知识库列表获取成功", kbs=kbs)
+
+    def destroy(self, request: Request) -> Response:
+        asked = KnowledgeBaseSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        bases.delete(
+            owner=owner_of(request), knowledge_base_id=asked.validated_data["kb_id"]
+        )
+        return succeeded("知识库删除成功")
+
+
+class DocumentViewSet(viewsets.ViewSet):
+    """The documents of a knowledge base."""
+
+    def get_parsers(self) -> list[Any]:
+        if self.request and self.request.path.rstrip("/").endswith("/upload"):
+            return [MultiPartParser()]
+        return super().get_parsers()
+
+    def upload(self, request: Request) -> Response:
+        asked = UploadSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        fields = asked.validated_data
+        added = add_document(
+            owner=owner_of(request),
+            knowledge_base_id=fields["kb_id"],
+            upload=Upload(
+                name=fields["file"].name,
+                encoding=fields.get("encoding", ""),
+                file=fields["file"],
+            ),
+            embedding=knowledge_of(request).embedding,
+        )
+        return succeeded(
+            f"文档上传处理成功,共分割并添加 {added.chunks} 个文本块",
+            doc_id=str(added.document_id),
+            chunks=added.chunks,
+            encoding=added.encoding,
+            duplicate=added.duplicate,
+        )
+
+    def list(self, request: Request) -> Response:
+        asked = KnowledgeBaseSerializer(data=request.query_params)
+        asked.is_valid(raise_exception=True)
+        mine = KnowledgeBase.objects.owned_by(owner_of(request))
+        base = mine.fetch(asked.validated_data["kb_id"])
+        ready = base.documents.filter(status=Document.Status.READY)
+        docs = [
+            {
+                "doc_id": str(document.pk),
+                "kb_id": str(base.pk),
+                "doc_name": document.name,
+                "file_type": document.type,
+                "encoding": document.encoding,
+                "chunks": document.chunks_total,
+                "created_time": int(document.created_at.timestamp()),
+            }
+            for document in ready.order_by("created_at", "pk")
+        ]
+        return succeeded("文档列表获取成功", docs=docs)
+
+    def destroy(self, request: Request) -> Response:
+        asked = DocumentSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        bases.delete_document(
+            owner=owner_of(request),
+            knowledge_base_id=asked.validated_data["kb_id"],
+            document_id=asked.validated_data["doc_id"],
+        )
+        return succeeded("文档删除成功")
+
+
+class RetrievalViewSet(viewsets.ViewSet):
+    """Questions to a knowledge base, and the models that can embed one."""
+
+    def retrieve(self, request: Request) -> Response:
+        asked = QuestionSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        fields = asked.validated_data
+        passages = retrieve(
+            owner=owner_of(request),
+            knowledge_base_id=fields["kb_id"],
+            question=fields["query"],
+            top_k=fields["top_k"],
+            mode=fields["mode"],
+            knowledge=knowledge_of(request),
+        )
+        return succeeded("检索成功", results=[as_result(found) for found in passages])
+
+    def models(self, request: Request) -> Response:
+        usable = embedding_models(settings.CONFIG)
+        return succeeded(
+            "支持的Embedding模型列表获取成功", models=[model.name for model in usable]
+        )
+
+
+def as_result(passage: Passage) -> dict[str, Any]:
+    """A passage as the seed shows it, and where it stands."""
+    return {
+        "content": passage.content,
+        "score": passage.score,
+        "doc_id": str(passage.document_id),
+        "doc_name": passage.document_name,
+        "scores": {"dense": passage.dense, "keyword": passage.keyword},
+        "chunk_ids": list(passage.chunk_ids),
+        "start": passage.start,
+        "end": passage.end,
+        "page": passage.page,
+        "heading_path": list(passage.heading_path),
+    }

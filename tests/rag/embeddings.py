@@ -1,0 +1,140 @@
+"""A provider's `/embeddings`, and what a client does to a knowledge base."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import httpx2
+import numpy as np
+
+from tests.conftest import Client
+from tests.fake_provider import JSON, Request, Script
+
+DIMENSION = 64
+
+STATUTE = (
+    "第一条 当事人一方因不可抗力不能履行合同的,根据影响部分或者全部免除责任。\n"
+    "第二条 当事人迟延履行后发生不可抗力的,不免除其违约责任。\n"
+    "第三条 租赁期限不得超过二十年。超过二十年的,超过部分无效。\n"
+    "第四条 买受人应当按照约定的时间支付价款。\n"
+)
+BIRDS = (
+    "Swallows leave in September and winter south of the Sahara.\n\n"
+    "The common swift spends almost its whole life in the air.\n\n"
+    "Storks clatter with their bills, because they have no voice.\n"
+)
+
+
+def vector_of(text: str, *, dimension: int = DIMENSION) -> np.ndarray[Any, Any]:
+    """Texts that share words or characters are near each other."""
+    vector = np.full(dimension, 0.01, np.float32)
+    for word in [*text.lower().split(), *text]:
+        vector[zlib.crc32(word.encode()) % dimension] += 1
+    return vector * 3  # Not of unit length: making it so is the client's business.
+
+
+def encoded(vector: np.ndarray[Any, Any]) -> str:
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+
+
+def item(index: int, text: str, **more: Any) -> dict[str, Any]:
+    return {"index": index, "embedding": encoded(vector_of(text, **more))}
+
+
+def answer(data: Sequence[Any]) -> Script:
+    body = json.dumps({"object": "list", "data": data, "model": "embed-3"})
+    return Script(body=body.encode(), headers=JSON)
+
+
+class Embeddings:
+    """
+    Answers `/embeddings`, and counts how often.
+
+    `scripts` are answers to be given first; `before` is called with each request's
+    number, from 1, and what it returns is the answer unless it is None. The first
+    good answer after `hold` comes when `held` is released.
+    """
+
+    def __init__(self) -> None:
+        self.dimension = DIMENSION
+        self.requests: list[Any] = []
+        self.keys: list[str] = []
+        self.scripts: list[Script] = []
+        self.before: Callable[[int], Script | None] = lambda number: None
+        self.hold = False
+        self.held: Script | None = None
+
+    def __call__(self, request: Request) -> Script:
+        self.requests.append(request.body)
+        self.keys.append(request.api_key)
+        if self.scripts:
+            return self.scripts.pop(0)
+        scripted = self.before(len(self.requests))
+        if scripted is not None:
+            return scripted
+        texts = request.body["input"]
+        data = [item(n, text, dimension=self.dimension) for n, text in enumerate(texts)]
+        script = answer(data[::-1])
+        if self.hold:
+            self.hold, self.held, script.stall_at_headers = False, script, True
+        return script
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for request in self.requests for text in request["input"]]
+
+
+def make_base(client: httpx2.Client, **fields: Any) -> str:
+    response = client.post("/api/rag/kb/create", json={"kb_name": "知识库", **fields})
+    assert response.status_code == 200, response.text
+    return str(response.json()["kb_id"])
+
+
+def upload(
+    client: httpx2.Client,
+    base: str,
+    content: str | bytes = STATUTE,
+    *,
+    name: str = "合同.txt",
+    **fields: str,
+) -> httpx2.Response:
+    data = content.encode() if isinstance(content, str) else content
+    return client.post(
+        "/api/rag/doc/upload",
+        data={"kb_id": base, **fields},
+        files={"file": (name, data)},
+    )
+
+
+def added(client: httpx2.Client, base: str, *args: Any, **fields: Any) -> str:
+    """The id of a document that is now in the base."""
+    response = upload(client, base, *args, **fields)
+    assert response.status_code == 200, response.text
+    return str(response.json()["doc_id"])
+
+
+def retrieve(
+    client: httpx2.Client, base: str, query: str, **fields: Any
+) -> httpx2.Response:
+    body = {"kb_id": base, "query": query, **fields}
+    return client.post("/api/rag/retrieve", json=body)
+
+
+def found(client: Client, base: str, query: str, **fields: Any) -> list[Any]:
+    response = retrieve(client, base, query, **fields)
+    assert response.status_code == 200, response.text
+    return list(response.json()["results"])
+
+
+def is_refused(response: httpx2.Response, status: int, code: str) -> None:
+    """The body of every error to a client of knowledge bases."""
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert list(body) == ["success", "message", "error", "code", "request_id"]
+    assert body["success"] is False
+    assert body["message"] == body["error"] != ""
+    assert body["code"] == code
