@@ -37,6 +37,9 @@ LOCAL_NGRAM = "local-ngram"
 
 BATCH = 64
 AT_ONCE = 4
+# The embedded model's process has one thread for passages and lets few wait for it.
+LOCAL_BATCH = 16
+LOCAL_AT_ONCE = 2
 LONGEST_PAUSE = 20.0
 
 Kind = Literal["query", "passage"]
@@ -119,14 +122,16 @@ class RemoteEmbedder:
     async def embed(self, texts: Sequence[str], *, kind: Kind) -> Matrix:
         """In batches, a few at a time, each tried again while that may help."""
         connection = await self._providers.connect(self._model.provider)
-        gate = asyncio.Semaphore(AT_ONCE)
+        local = self._model.provider == LOCAL.name
+        size, at_once = (LOCAL_BATCH, LOCAL_AT_ONCE) if local else (BATCH, AT_ONCE)
+        gate = asyncio.Semaphore(at_once)
 
         async def batch(start: int) -> Matrix:
             async with gate:
-                part = texts[start : start + BATCH]
+                part = texts[start : start + size]
                 return await self._batch(connection, part, kind)
 
-        starts = range(0, len(texts), BATCH)
+        starts = range(0, len(texts), size)
         tasks = [asyncio.create_task(batch(start)) for start in starts]
         try:
             parts = await asyncio.gather(*tasks)

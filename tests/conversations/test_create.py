@@ -2,6 +2,7 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -231,3 +232,12 @@ def test_without_a_token_it_is_a_401_whatever_the_body(anonymous):
 
         assert response.status_code == 401
         assert response.json()["code"] == "unauthorized"
+
+
+def test_many_at_once_are_all_created_each_with_its_own_id(as_alice):
+    with ThreadPoolExecutor(16) as pool:
+        ids = list(pool.map(lambda _: as_alice.conversation(), range(64)))
+
+    assert len(set(ids)) == 64
+    listed = as_alice.get("/api/conversations/list").json()
+    assert {row["conversation_id"] for row in listed} == set(ids)

@@ -224,8 +224,10 @@ class TestWorkers:
         ):
             if address:
                 assert "Connected to Redis successfully!" in server.stdout
-            assert server.stdout.count("Server is running on port") == 1
+            # A worker may answer a moment before the supervisor says so.
+            server.wait_for(lambda: "Server is running on port" in server.stdout)
             server.wait_for(lambda: len(listeners(server)) == 2)
+            assert server.stdout.count("Server is running on port") == 1
             first = server.workers()
 
             first[0].kill()
