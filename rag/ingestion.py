@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -99,7 +100,7 @@ def add_document(
 def digest(file: IO[bytes]) -> tuple[str, int]:
     """A file's sha256 and size; leaves it at its start."""
     sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-    size = file.tell()
+    size = file.seek(0, os.SEEK_END)
     file.seek(0)
     return sha256, size
 

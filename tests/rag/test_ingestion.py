@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import sqlite3
 import threading
 import time
@@ -19,7 +21,7 @@ from django.utils import timezone
 
 from chat.ticker import clean_up
 from rag.bases import remove_document
-from rag.ingestion import LEASE, fail_abandoned
+from rag.ingestion import LEASE, digest, fail_abandoned
 from rag.models import Chunk, Document, KnowledgeBase
 from tests import fake_provider, served
 from tests.conftest import Client, Served
@@ -383,3 +385,12 @@ def rows_of(server: served.ServeProcess) -> list[tuple[str, str]]:
     query = "SELECT status, error_code FROM rag_document"
     with closing(sqlite3.connect(server.database)) as database:
         return database.execute(query).fetchall()
+
+
+def test_a_files_digest_and_size_leave_it_at_its_start() -> None:
+    file = io.BytesIO(b"white stork")
+
+    sha256, size = digest(file)
+
+    assert sha256 == hashlib.sha256(b"white stork").hexdigest()
+    assert (size, file.read()) == (11, b"white stork")
