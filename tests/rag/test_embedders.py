@@ -36,7 +36,7 @@ from rag.embedders import (
 from tests.fake_provider import JSON, FakeProvider, Script, refusal
 from tests.rag.embeddings import Embeddings, answer, encoded, item, vector_of
 
-QUICK = Patience(request=0.4, retries=2, first_pause=0.01, question=0.8)
+QUICK = Patience(request=1.5, retries=2, first_pause=0.01, question=1.8)
 MODEL = EmbeddingModel(name="fake-embedding", provider="fake", upstream_name="embed-3")
 ZHIPU = Provider(
     name="zhipu",
