@@ -6,28 +6,35 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
 from accounts.tokens import Claims, user_for
-from chat.events import Ending, Opening
-from chat.grounded import Grounding
-from chat.grounding import unknown_markers
+from chat.asks import Ask, Watch
+from chat.broadcast import Broadcast
+from chat.connections import Connections
+from chat.event_ids import Position, position
+from chat.events import Cursor, Opening
+from chat.following import Followed, copy_of
+from chat.grounded import Grounding, base_for
 from chat.live import LiveAnswer
 from chat.ticker import Ticker, clean_up
 from chat.writing import Written, write
-from conversations.models import Message
-from conversations.turns import Outcome, Turn, close_turn, open_turn
+from conversations.models import Conversation, Message
+from conversations.stored import StoredAnswer, stored_answer
+from conversations.turns import Outcome, Turn, close_turn, open_turn, request_stop
 from conversations.writers import Held
 from llmbackend.chat_models import Providers
-from llmbackend.errors import Interrupted, LLMBackendError, ServerRestarting
+from llmbackend.errors import Interrupted, LLMBackendError, NotFound, ServerRestarting
 from llmbackend.threads import DatabaseThreads
 from rag.indexes import Base
 from rag.ingestion import LEASE, fail_abandoned
-from rag.retrieval import Knowledge, base_of
+from rag.retrieval import Knowledge
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +45,12 @@ AFTER_LEASES = LEASE.total_seconds() + 1
 Status = Message.Status
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """A question to a conversation, to be answered from a knowledge base if named."""
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """An answer, and the place in it from where it is to be read."""
 
-    conversation_id: int
-    message: str
-    knowledge_base_id: uuid.UUID | None = None
-    top_k: int = 5
+    answer: LiveAnswer
+    cursor: Cursor
 
 
 class Answers:
@@ -65,7 +70,10 @@ class Answers:
         self._knowledge = knowledge
         self._live: dict[int, LiveAnswer] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._background: list[asyncio.Task[None]] = []
         self._writing: dict[int, asyncio.Task[Written]] = {}
+        self._broadcast: Broadcast | None = None
+        self.connections = Connections(threads)
         self._ticker = Ticker(
             writer=self.writer,
             live=lambda: list(self._live.values()),
@@ -81,31 +89,141 @@ class Answers:
         """End what dead processes left open, and start the ticker and the heartbeat."""
         self._loop = asyncio.get_running_loop()
         await self._threads.run(clean_up)
+        self._background = [asyncio.create_task(self.connections.watch_forever())]
+        if settings.CONFIG.redis.address:
+            self._broadcast = Broadcast(settings.CONFIG, writer=self.writer)
+            self._background += [
+                asyncio.create_task(self._broadcast.push_forever(self._live.values)),
+                asyncio.create_task(self._broadcast.listen_forever()),
+            ]
+        self._followed = Followed(threads=self._threads, broadcast=self._broadcast)
         self._ticker.start()
         self._loop.call_later(HEARTBEAT, self._beat)
         # What died just before this start may have leases that run on until now.
         self._loop.call_later(AFTER_LEASES, self._look_again)
 
-    async def begin(self, *, claims: Claims, ask: Ask) -> LiveAnswer:
+    async def begin(self, *, claims: Claims, ask: Ask) -> Reading:
         """
         Commit the question and start writing its answer.
 
         Once this has been awaited the answer is written to its end, also when the
-        caller is cancelled. Raises Unauthorized, NotFound, AnswerInProgress,
-        UnknownModel, ServerRestarting.
+        caller is cancelled. Where the ask's key did so before, that answer is read
+        again. Raises Unauthorized, NotFound, AnswerInProgress, UnknownModel,
+        ServerRestarting and what `open_turn` raises.
         """
         if self.draining:
             raise ServerRestarting(retry_after=5)
-        return await asyncio.shield(self._own(self._begin(claims, ask)))
+        beginning = self._own(self._begin(claims, ask))
+        try:
+            return await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            beginning.add_done_callback(self._left_early)
+            raise
 
-    async def _begin(self, claims: Claims, ask: Ask) -> LiveAnswer:
+    async def _begin(self, claims: Claims, ask: Ask) -> Reading:
         turn, base = await self._threads.run(
             open_and_find_base, claims=claims, ask=ask, writer=self.writer
         )
-        answer = LiveAnswer(pk=turn.answer_pk, opening=_opening(turn))
+        if isinstance(turn, str):
+            again = Watch(
+                conversation_id=ask.conversation_id, last_event_id=turn, replay=True
+            )
+            return await self._again(claims, again)
+        answer = LiveAnswer(
+            pk=turn.answer_pk,
+            opening=_opening(turn),
+            text=turn.text,
+            reasoning=turn.reasoning,
+            first_token_at=turn.first_token_at,
+        )
+        if turn.sources:
+            answer.rest_on(turn.sources)
         self._live[answer.pk] = answer
         self._own(self._answer(answer, turn, self._grounding(base, ask)))
-        return answer
+        return Reading(answer, answer.start)
+
+    async def _again(self, claims: Claims, watch: Watch) -> Reading:
+        reading = await self.watch(claims=claims, watch=watch)
+        if reading is None:
+            raise NotFound("What was made under this Idempotency-Key has gone.")
+        return reading
+
+    async def watch(self, *, claims: Claims, watch: Watch) -> Reading | None:
+        """
+        The answer to read, written here or anywhere; None when there is none to read.
+
+        Raises Unauthorized, NotFound, and Invalid for what is no event's id.
+        """
+        asked = position(watch.last_event_id) if watch.last_event_id else None
+        row = await self._threads.run(
+            find_answer, claims=claims, watch=watch, position=asked
+        )
+        if row is None:
+            return None
+        answer = self._live.get(row.pk)
+        if answer is None:
+            answer = self._followed.follow(row) if row.is_open else copy_of(row)
+        if asked is None:
+            return Reading(answer, Cursor())
+        here = answer.within(asked.cursor)
+        over = answer.ending is not None and asked.ended and here == answer.cursor
+        return None if over and not watch.replay else Reading(answer, here)
+
+    @contextmanager
+    def reading(self, answer: LiveAnswer) -> Iterator[None]:
+        """Count a reader; the last to leave may stop the answer, if so configured."""
+        answer.readers += 1
+        try:
+            yield
+        finally:
+            answer.readers -= 1
+            self._left(answer)
+
+    def _left_early(self, beginning: asyncio.Task[Reading]) -> None:
+        if not beginning.cancelled() and beginning.exception() is None:
+            self._left(beginning.result().answer)
+
+    def _left(self, answer: LiveAnswer) -> None:
+        if settings.CONFIG.chat.on_disconnect == "stop" and not answer.readers:
+            self.stop(answer.pk)
+
+    def stop(self, answer_pk: int) -> None:
+        """Stop writing an answer, if it is written here; its text is kept."""
+        answer, writing = self._live.get(answer_pk), self._writing.get(answer_pk)
+        if answer is not None and writing is not None and not writing.done():
+            answer.stopping = True
+            writing.cancel()
+
+    def stop_soon(self, answer_pk: int) -> None:
+        """The same from any thread."""
+        self._loop.call_soon_threadsafe(self.stop, answer_pk)
+
+    async def request_stop(
+        self, *, claims: Claims, conversation_id: int, message_id: int | None
+    ) -> int | None:
+        """
+        Stop the answer of a conversation, wherever it is written; its message_id.
+
+        None when none is being written, or another than `message_id` names. Raises
+        Unauthorized and NotFound.
+        """
+        found = await self._threads.run(
+            find_and_mark,
+            claims=claims,
+            conversation_id=conversation_id,
+            message_id=message_id,
+        )
+        if found is None:
+            return None
+        answer_pk, number = found
+        self.stop(answer_pk)
+        return number
+
+    async def check(self, *, claims: Claims, conversation_id: int) -> None:
+        """Raise Unauthorized or NotFound unless it is a conversation of theirs."""
+        await self._threads.run(
+            find_conversation, claims=claims, conversation_id=conversation_id
+        )
 
     def _grounding(self, base: Base | None, ask: Ask) -> Grounding | None:
         if base is None:
@@ -141,14 +259,22 @@ class Answers:
             await asyncio.wait({writing})
         finally:
             del self._writing[answer.pk]
-        written = _interrupted() if writing.cancelled() else writing.result()
+        written = _cut(answer) if writing.cancelled() else writing.result()
         stored = False
         try:
             stored = not answer.taken and await self._store(answer, turn, written)
         finally:
             # Readers are told after the commit, and told even if it failed.
             del self._live[answer.pk]
-            answer.end(_ending(answer, written if stored else _interrupted()))
+            told = written if stored else _interrupted()
+            answer.end(
+                status=told.status,
+                finish_reason=told.finish_reason,
+                usage=told.usage,
+                error=told.error,
+            )
+            if self._broadcast is not None:
+                self._broadcast.note_end(answer)
 
     async def _store(self, answer: LiveAnswer, turn: Turn, written: Written) -> bool:
         """Commit the end; while the database is away, hold it in memory a minute."""
@@ -171,11 +297,13 @@ class Answers:
                 await asyncio.sleep(1)
 
     def _report(self, live: Iterable[LiveAnswer], held: Held) -> None:
-        """From the ticker's thread: end the writing of what is no longer ours."""
+        """From the ticker's thread: what is no longer ours, what is to be stopped."""
         taken = [answer for answer in live if answer.pk not in held.open]
-        self._loop.call_soon_threadsafe(self._release, taken)
+        self._loop.call_soon_threadsafe(self._release, taken, held.to_stop)
 
-    def _release(self, taken: list[LiveAnswer]) -> None:
+    def _release(self, taken: list[LiveAnswer], to_stop: frozenset[int]) -> None:
+        for answer_pk in to_stop:
+            self.stop(answer_pk)
         for answer in taken:
             # One that is just being closed has no writing task any more.
             writing = self._writing.get(answer.pk)
@@ -187,7 +315,7 @@ class Answers:
         self._own(self._threads.run(fail_abandoned))
 
     def _beat(self) -> None:
-        for answer in self._live.values():
+        for answer in [*self._live.values(), *self._followed.copies()]:
             answer.wake()
         self._loop.call_later(HEARTBEAT, self._beat)
 
@@ -198,7 +326,16 @@ class Answers:
         for writing in self._writing.values():
             writing.cancel()
         await self._until_idle(AFTER_CUT)
+        self._followed.lose_all()
         await asyncio.to_thread(self._ticker.stop)
+
+    async def aclose(self) -> None:
+        """End what runs in the background; after `drain`."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        if self._broadcast is not None:
+            await self._broadcast.aclose()
 
     async def _until_idle(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -210,19 +347,47 @@ class Answers:
 
 def open_and_find_base(
     *, claims: Claims, ask: Ask, writer: uuid.UUID
-) -> tuple[Turn, Base | None]:
+) -> tuple[Turn | str, Base | None]:
     """The one hop before an answer: who asks, of which base, and the two rows."""
     user = user_for(claims)
-    base = None
-    if ask.knowledge_base_id is not None:
-        base = base_of(user=user, knowledge_base_id=ask.knowledge_base_id)
+    # Looked up first: once the rows are there, nothing may keep them from an answer.
+    base = base_for(user, ask)
     turn = open_turn(
         user=user,
         conversation_id=ask.conversation_id,
-        question=ask.message,
+        asked=ask.asked,
         writer=writer,
+        key=ask.key,
     )
     return turn, base
+
+
+def find_answer(
+    *, claims: Claims, watch: Watch, position: Position | None
+) -> StoredAnswer | None:
+    """The one hop before a stream is read; raises NotFound for an unknown message."""
+    found = stored_answer(
+        user=user_for(claims),
+        conversation_id=watch.conversation_id,
+        message_id=position.message_id if position else None,
+    )
+    if found is None and position is not None:
+        raise NotFound
+    return found
+
+
+def find_and_mark(
+    *, claims: Claims, conversation_id: int, message_id: int | None
+) -> tuple[int, int] | None:
+    """The one hop of a stop."""
+    return request_stop(
+        user=user_for(claims), conversation_id=conversation_id, message_id=message_id
+    )
+
+
+def find_conversation(*, claims: Claims, conversation_id: int) -> None:
+    """Raise Unauthorized, or NotFound for what is not theirs."""
+    Conversation.objects.owned_by(user_for(claims)).fetch(conversation_id)
 
 
 def _opening(turn: Turn) -> Opening:
@@ -239,6 +404,10 @@ def _interrupted() -> Written:
     return Written(status=Status.INTERRUPTED, error=Interrupted())
 
 
+def _cut(answer: LiveAnswer) -> Written:
+    return Written(status=Status.STOPPED) if answer.stopping else _interrupted()
+
+
 def _outcome(answer: LiveAnswer, written: Written) -> Outcome:
     return Outcome(
         status=written.status,
@@ -249,30 +418,4 @@ def _outcome(answer: LiveAnswer, written: Written) -> Outcome:
         prompt_tokens=written.usage.prompt_tokens if written.usage else None,
         completion_tokens=written.usage.completion_tokens if written.usage else None,
         first_token_at=answer.first_token_at,
-    )
-
-
-def _ending(answer: LiveAnswer, written: Written) -> Ending:
-    error: LLMBackendError | None = written.error
-    answer.error = error
-    text, sources = answer.text.whole(), answer.opening.sources
-    unknown = [] if sources is None else unknown_markers(text, sources=len(sources))
-    return Ending(
-        message_id=answer.opening.message_id,
-        status=written.status,
-        finish_reason=written.finish_reason,
-        usage={
-            "prompt_tokens": written.usage.prompt_tokens,
-            "completion_tokens": written.usage.completion_tokens,
-            "total_tokens": written.usage.prompt_tokens
-            + written.usage.completion_tokens,
-        }
-        if written.usage
-        else None,
-        error=str(error) if error else "",
-        code=error.code if error else "",
-        retryable=error.retryable if error else False,
-        cursor=answer.cursor,
-        full_text=text,
-        unknown_sources=unknown,
     )

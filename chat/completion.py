@@ -30,6 +30,14 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
 
+    def as_counts(self) -> dict[str, int]:
+        """As clients are told it, in OpenAI's words."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+        }
+
 
 @dataclass(slots=True)
 class Delta:

@@ -1,22 +1,29 @@
-"""The streaming edges: each reads one answer as it is written."""
+"""The streaming edges over HTTP: each reads one answer as it is written."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
+from urllib.parse import parse_qs
 
 from channels.generic.http import AsyncHttpConsumer
 from django.conf import settings
 
 from accounts.tokens import Claims, bearer_token, claims_of
-from chat import encoders
-from chat.answers import Answers, Ask
+from chat import encoders, tickets
+from chat.answers import Answers, Reading
+from chat.asks import Ask, Watch
 from chat.encoders import Encoder, encoder_for
-from chat.events import Cursor
-from chat.live import LiveAnswer
-from chat.serializers import parse_ask, parse_rag_ask
+from chat.reading import read_along
+from chat.serializers import (
+    ask_of,
+    conversation_id_of,
+    json_object,
+    rag_ask_of,
+    rag_conversation_id_of,
+)
 from llmbackend.errors import LLMBackendError, MethodNotAllowed
-from llmbackend.http import error_answer
+from llmbackend.http import error_answer, error_body
 
 
 class StreamingConsumer(AsyncHttpConsumer):
@@ -27,37 +34,57 @@ class StreamingConsumer(AsyncHttpConsumer):
     streams for a minute would learn of `http.disconnect` a minute late.
     """
 
+    method = "POST"
+
     def __init__(self, answers: Answers) -> None:
         super().__init__()
         self.answers = answers
+        self._cut: LLMBackendError | None = None
+        self._begun = False
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.scope, self.base_send = scope, send
         body = await read_body(receive)
         if body is None:
             return
-        handling = asyncio.create_task(self.handle(body))
+        self._handling = asyncio.create_task(self.handle(body))
         hang_up = asyncio.create_task(hung_up(receive))
+        tasks = {self._handling, hang_up}
         try:
-            await asyncio.wait({handling, hang_up}, return_when=asyncio.FIRST_COMPLETED)
-            if handling.done():
-                handling.result()
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if self._handling.done():
+                self._handling.result()
         finally:
-            handling.cancel()
-            hang_up.cancel()
-            await asyncio.wait({handling, hang_up})
+            self.answers.connections.remove(self)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
     async def handle(self, body: bytes) -> None:
         try:
+            if self.scope["method"] != self.method:
+                raise MethodNotAllowed
             await self.stream(body)
         except LLMBackendError as error:
             await self.refuse(error)
+        except asyncio.CancelledError:
+            if self._cut is None:
+                raise
+            await self.refuse(self._cut)
+
+    def cut(self, error: LLMBackendError) -> None:
+        """End the stream from outside, telling its reader why."""
+        self._cut = error
+        self._handling.cancel()
 
     async def stream(self, body: bytes) -> None:
         """Answer the request; an error raised here becomes a status."""
         raise NotImplementedError
 
     async def refuse(self, error: LLMBackendError) -> None:
+        if self._begun:
+            await self.send_body(self.encoder().refusal(error_body(error)))
+            return
         status, headers, body = error_answer(error)
         await self.send_response(status, body, headers=headers)
 
@@ -76,51 +103,105 @@ class StreamingConsumer(AsyncHttpConsumer):
         values = [value for key, value in self.scope["headers"] if key == name]
         return b", ".join(values).decode("latin-1")
 
-    async def follow(self, answer: LiveAnswer, encoder: Encoder) -> None:
-        """Send an answer from its start to its end, as fast as the client reads."""
-        await self.send_headers(headers=encoders.HEADERS)
-        await self.send_body(encoder.opening(answer.opening), more_body=True)
-        cursor = Cursor()
-        while True:
-            growth = answer.since(cursor)
-            if growth is not None:
-                cursor = growth.cursor
-                await self.send_body(encoder.growth(growth), more_body=True)
-            elif answer.ending is not None:
-                await self.send_body(encoder.ending(answer.ending))
-                return
-            else:
-                await answer.changed()
-                if answer.since(cursor) is None and answer.ending is None:
-                    await self.send_body(encoder.heartbeat, more_body=True)
+    def query(self, name: str) -> str:
+        query = parse_qs(self.scope["query_string"].decode("latin-1"))
+        return str(query.get(name, [""])[-1])
+
+    @property
+    def conversation_id(self) -> int:
+        """The conversation the path names; raises Invalid."""
+        return conversation_id_of(self.scope["url_route"]["kwargs"]["conversation_id"])
+
+    async def watch(self, claims: Claims, watch: Watch) -> None:
+        """Send what there is to read, or say that there is nothing."""
+        encoder = self.encoder()
+        reading = await self.answers.watch(claims=claims, watch=watch)
+        if reading is None:
+            # EventSource comes back no more after this.
+            await self.send_response(204, b"", headers=encoders.HEADERS)
+            return
+        await self.follow(claims, reading, encoder)
+
+    async def follow(self, claims: Claims, reading: Reading, encoder: Encoder) -> None:
+        """Send an answer from a place to its end, as fast as the client reads."""
+        self.answers.connections.add(self, claims)
+        with self.answers.reading(reading.answer):
+            await self.send_headers(headers=encoders.HEADERS)
+            self._begun = True
+            async for frame in read_along(reading, encoder):
+                await self.send_body(frame, more_body=True)
+        await self.send_body(b"")
 
 
-class ChatConsumer(StreamingConsumer):
-    """POST /api/chat/<conversation_id>: a question in, its answer streamed out."""
+class TurnConsumer(StreamingConsumer):
+    """A turn is asked for, and its answer streamed out."""
 
     async def stream(self, body: bytes) -> None:
-        if self.scope["method"] != "POST":
-            raise MethodNotAllowed
         claims, encoder = self.claims(), self.encoder()
-        ask = self.parse(body)
-        answer = await self.answers.begin(claims=claims, ask=ask)
-        await answer.begun()
-        # Nothing has been sent yet, so a failure can still be a status.
-        if answer.error is not None and answer.first_token_at is None:
-            raise answer.error
-        await self.follow(answer, encoder)
+        last_event_id = self.header(b"last-event-id")
+        if last_event_id:
+            # A client that comes back must not ask its question again.
+            conversation_id = self.conversation_of(body)
+            watch = Watch(conversation_id=conversation_id, last_event_id=last_event_id)
+            await self.watch(claims, watch)
+            return
+        reading = await self.answers.begin(claims=claims, ask=self.parse(body))
+        answer = reading.answer
+        with self.answers.reading(answer):
+            await answer.begun(reading.cursor)
+            # Nothing has been sent yet, so a failure can still be a status.
+            if answer.error is not None and answer.cursor == reading.cursor:
+                raise answer.error
+            await self.follow(claims, reading, encoder)
+
+    def conversation_of(self, body: bytes) -> int:
+        """Which conversation is meant; raises Invalid."""
+        return self.conversation_id
 
     def parse(self, body: bytes) -> Ask:
         """What is asked; raises Invalid."""
-        conversation_id = self.scope["url_route"]["kwargs"]["conversation_id"]
-        return parse_ask(body, conversation_id=conversation_id)
+        raise NotImplementedError
+
+    @property
+    def key(self) -> str:
+        return self.header(b"idempotency-key")
 
 
-class RagChatConsumer(ChatConsumer):
-    """POST /api/rag/chat: the same, answered from a knowledge base."""
+class ChatConsumer(TurnConsumer):
+    """POST /api/chat/<conversation_id>[/<deed>]: a turn in, its answer streamed out."""
 
     def parse(self, body: bytes) -> Ask:
-        return parse_rag_ask(body)
+        deed = self.scope["url_route"]["kwargs"].get("deed") or "message"
+        # What is done to the last answer needs no body.
+        fields = json_object(body or b"{}")
+        return ask_of(deed, fields, conversation_id=self.conversation_id, key=self.key)
+
+
+class RagChatConsumer(TurnConsumer):
+    """POST /api/rag/chat: a question, answered from a knowledge base."""
+
+    def conversation_of(self, body: bytes) -> int:
+        return rag_conversation_id_of(json_object(body))
+
+    def parse(self, body: bytes) -> Ask:
+        return rag_ask_of(json_object(body), key=self.key)
+
+
+class WatchConsumer(StreamingConsumer):
+    """GET /api/chat/<conversation_id>/stream: an answer is read, written anywhere."""
+
+    method = "GET"
+
+    async def stream(self, body: bytes) -> None:
+        conversation_id = self.conversation_id
+        ticket = self.query("ticket")
+        if ticket:
+            claims = tickets.claims_of(ticket, conversation_id=conversation_id)
+        else:
+            claims = self.claims()
+        last_event_id = self.header(b"last-event-id") or self.query("last_event_id")
+        watch = Watch(conversation_id=conversation_id, last_event_id=last_event_id)
+        await self.watch(claims, watch)
 
 
 async def read_body(receive: Any) -> bytes | None:

@@ -1,11 +1,13 @@
-"""Events as bytes on the wire: seed lines and standard server-sent events; pure."""
+"""Events on the wire: seed lines, server-sent events, WebSocket frames; pure."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any, Literal, Protocol
 from urllib.parse import parse_qs
 
+from chat.event_ids import end_id, event_id
 from chat.events import Cursor, Ending, Growth, Opening
 from llmbackend.errors import Invalid
 
@@ -18,17 +20,26 @@ HEADERS = [
     (b"Vary", b"Accept"),
 ]
 
+# An event, its data, and its id if a reader can come back to it.
+Told = tuple[str, Any, str]
+
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Encoder(Protocol):
-    """One wire format; what it has no word for is empty bytes."""
+    """
+    One HTTP wire format; what it has no word for is empty bytes.
+
+    `opening` is told where the text that follows begins.
+    """
 
     heartbeat: bytes
 
-    def opening(self, opening: Opening) -> bytes: ...
+    def opening(self, opening: Opening, start: Cursor) -> bytes: ...
+    def sources(self, opening: Opening) -> bytes: ...
     def growth(self, growth: Growth) -> bytes: ...
     def ending(self, ending: Ending) -> bytes: ...
+    def refusal(self, body: dict[str, Any]) -> bytes: ...
 
 
 class SeedLines:
@@ -41,7 +52,10 @@ class SeedLines:
 
     heartbeat = b""
 
-    def opening(self, opening: Opening) -> bytes:
+    def opening(self, opening: Opening, start: Cursor) -> bytes:
+        return b""
+
+    def sources(self, opening: Opening) -> bytes:
         return b""
 
     def growth(self, growth: Growth) -> bytes:
@@ -54,6 +68,9 @@ class SeedLines:
             "full_response", ending.full_text
         )
 
+    def refusal(self, body: dict[str, Any]) -> bytes:
+        return self._line("error", body["error"])
+
     @staticmethod
     def _line(event: str, data: str) -> bytes:
         return f'{{"event":"{event}", "data":{_json(data)}}}\n\n'.encode()
@@ -64,69 +81,107 @@ class ServerSentEvents:
 
     heartbeat = b": \n\n"
 
-    def opening(self, opening: Opening) -> bytes:
-        started = {
-            "conversation_id": opening.conversation_id,
-            "question_id": opening.question_id,
-            "message_id": opening.message_id,
-            "model": opening.model,
-            "provider": opening.provider,
-        }
-        frames = b"retry: 1000\n\n" + self._frame("started", started)
-        if opening.sources:
-            frames += self._frame("sources", list(opening.sources))
-        return frames
+    def opening(self, opening: Opening, start: Cursor) -> bytes:
+        return b"retry: 1000\n\n" + self._frame("started", started(opening, start), "")
+
+    def sources(self, opening: Opening) -> bytes:
+        return self._frame("sources", list(opening.sources or ()), "")
 
     def growth(self, growth: Growth) -> bytes:
-        here = event_id(growth.message_id, growth.cursor)
-        if not growth.reasoning:
-            return self._frame("message", growth.text, event_id=here)
-        if not growth.text:
-            return self._frame("reasoning", growth.reasoning, event_id=here)
-        before = Cursor(growth.cursor.reasoning, growth.cursor.text - len(growth.text))
-        between = event_id(growth.message_id, before)
-        return self._frame("reasoning", growth.reasoning, event_id=between) + (
-            self._frame("message", growth.text, event_id=here)
-        )
+        return b"".join(self._frame(*told) for told in told_of_growth(growth))
 
     def ending(self, ending: Ending) -> bytes:
-        frames = self._frame("usage", ending.usage) if ending.usage else b""
-        end = event_id(ending.message_id, ending.cursor) + "-end"
-        if ending.error:
-            told = {
-                "status": ending.status,
-                "error": ending.error,
-                "code": ending.code,
-                "retryable": ending.retryable,
-                "message_id": ending.message_id,
-            }
-            return frames + self._frame("error", told, event_id=end)
-        told = {
-            "status": ending.status,
-            "finish_reason": ending.finish_reason,
-            "usage": ending.usage,
-            "message_id": ending.message_id,
-        }
-        if ending.unknown_sources:
-            told["unknown_sources"] = list(ending.unknown_sources)
-        return frames + self._frame("done", told, event_id=end)
+        return b"".join(self._frame(*told) for told in told_of_ending(ending))
+
+    def refusal(self, body: dict[str, Any]) -> bytes:
+        return self._frame("error", body, "")
 
     @staticmethod
-    def _frame(event: str, data: Any, *, event_id: str = "") -> bytes:
+    def _frame(event: str, data: Any, event_id: str) -> bytes:
         line = f"id: {event_id}\n" if event_id else ""
         body = _json({"event": event, "data": data})
         return f"{line}event: {event}\ndata: {body}\n\n".encode()
 
 
-def event_id(message_id: int, cursor: Cursor) -> str:
-    """Where a reader stands, for `Last-Event-ID`; opaque to clients."""
-    return f"{message_id}-{cursor.reasoning}-{cursor.text}"
+class WebSocketFrames:
+    """The same events, one JSON object a text frame: {"event", "data", "id"}."""
+
+    def opening(self, opening: Opening, start: Cursor) -> list[str]:
+        return [self.frame("started", started(opening, start), "")]
+
+    def sources(self, opening: Opening) -> list[str]:
+        return [self.frame("sources", list(opening.sources or ()), "")]
+
+    def growth(self, growth: Growth) -> list[str]:
+        return [self.frame(*told) for told in told_of_growth(growth)]
+
+    def ending(self, ending: Ending) -> list[str]:
+        return [self.frame(*told) for told in told_of_ending(ending)]
+
+    def refusal(self, body: dict[str, Any]) -> list[str]:
+        return [self.frame("error", body, "")]
+
+    @staticmethod
+    def frame(event: str, data: Any, event_id: str = "") -> str:
+        frame = {"event": event, "data": data}
+        return _json({**frame, "id": event_id} if event_id else frame)
 
 
-ENCODERS: dict[Framing, type[SeedLines] | type[ServerSentEvents]] = {
-    "seed": SeedLines,
-    "sse": ServerSentEvents,
-}
+def started(opening: Opening, start: Cursor) -> dict[str, Any]:
+    """What a reader is told first; the offsets only where they are not 0."""
+    told = {
+        "conversation_id": opening.conversation_id,
+        "question_id": opening.question_id,
+        "message_id": opening.message_id,
+        "model": opening.model,
+        "provider": opening.provider,
+    }
+    if start.reasoning:
+        told["reasoning_offset"] = start.reasoning
+    if start.text:
+        told["text_offset"] = start.text
+    return told
+
+
+def told_of_growth(growth: Growth) -> Iterator[Told]:
+    """Reasoning, then text, each with the place after it."""
+    here = growth.cursor
+    if growth.reasoning:
+        before = Cursor(here.reasoning, here.text - len(growth.text))
+        yield "reasoning", growth.reasoning, event_id(growth.message_id, before)
+    if growth.text:
+        yield "message", growth.text, event_id(growth.message_id, here)
+
+
+def told_of_ending(ending: Ending) -> Iterator[Told]:
+    """The usage, if it is known, and the end."""
+    if ending.usage:
+        yield "usage", ending.usage, ""
+    end = end_id(ending.message_id, ending.cursor)
+    if ending.error:
+        told = {
+            "status": ending.status,
+            "error": ending.error,
+            "code": ending.code,
+            "retryable": ending.retryable,
+            "message_id": ending.message_id,
+        }
+        yield "error", told, end
+        return
+    told = {
+        "status": ending.status,
+        "finish_reason": ending.finish_reason,
+        "usage": ending.usage,
+        "message_id": ending.message_id,
+    }
+    if ending.unknown_sources:
+        told["unknown_sources"] = list(ending.unknown_sources)
+    yield "done", told, end
+
+
+# One of each: readers of one format share what is encoded once.
+ENCODERS: dict[Framing, Encoder] = {"seed": SeedLines(), "sse": ServerSentEvents()}
+WEBSOCKET = WebSocketFrames()
 
 
 def encoder_for(*, query: str, accept: str, configured: str) -> Encoder:
@@ -144,4 +199,4 @@ def encoder_for(*, query: str, accept: str, configured: str) -> Encoder:
         asked = configured
     if not asked:
         asked = "sse" if "text/event-stream" in accept.lower() else "seed"
-    return ENCODERS[asked]()  # type: ignore[index]
+    return ENCODERS[asked]  # type: ignore[index]

@@ -9,14 +9,16 @@ from typing import Any
 
 from django.conf import settings
 
+from accounts.models import User
 from chat import prompts
+from chat.asks import Ask
 from chat.grounding import Source, grounded_prompt
-from conversations.turns import Turn, note_sources
+from conversations.turns import Turn, note_sources, sources_before
 from llmbackend.chat_models import context_window
 from llmbackend.threads import DatabaseThreads
 from rag.indexes import Base
 from rag.passages import Passage
-from rag.retrieval import Findings, Knowledge, is_follow_up
+from rag.retrieval import Findings, Knowledge, base_of, is_follow_up, texts_of
 
 SNIPPET = 200
 # Of the tokens a prompt may have, the share that passages may take.
@@ -48,6 +50,25 @@ class Grounding:
             vector=vector,
             top_k=self.top_k,
         )
+
+    async def texts_again(self, turn: Turn) -> list[str]:
+        """The texts of the sources that a continued answer rests on."""
+        chunks = [source["chunk_ids"] for source in turn.sources]
+        return await self.threads.run(texts_of, base=self.base, chunk_ids=chunks)
+
+
+def base_for(user: User, ask: Ask) -> Base | None:
+    """The base to answer from; raises NotFound."""
+    if ask.knowledge_base_id is not None:
+        return base_of(user=user, knowledge_base_id=ask.knowledge_base_id)
+    if not ask.same_base:
+        return None
+    sources = sources_before(
+        user=user, conversation_id=ask.conversation_id, asked=ask.asked
+    )
+    if not sources:
+        return None
+    return base_of(user=user, knowledge_base_id=uuid.UUID(sources[0]["kb_id"]))
 
 
 async def store_sources(
@@ -81,14 +102,17 @@ def as_source(number: int, passage: Passage, *, base: Base) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """An utterance that is not in the history yet."""
+
+    role: str
+    content: str
+
+
 def plain_messages(turn: Turn) -> list[dict[str, str]]:
     """What the model is sent without a knowledge base."""
-    return prompts.plain(
-        system_prompt=system_prompt_of(turn),
-        earlier=turn.earlier,
-        question=turn.question,
-        budget=budget_of(turn),
-    )
+    return _messages(turn, system_prompt=system_prompt_of(turn))
 
 
 def grounded_messages(
@@ -96,22 +120,44 @@ def grounded_messages(
 ) -> tuple[list[dict[str, str]], list[Passage]]:
     """What the model is sent, and the passages that fit into it."""
     passages = findings.passages if findings.relevant else []
-    system_prompt, kept = grounded_prompt(
+    sources = [
+        Source(name=passage.document_name, text=passage.content) for passage in passages
+    ]
+    system_prompt, kept = _with_sources(turn, sources)
+    return _messages(turn, system_prompt=system_prompt), passages[:kept]
+
+
+def continued_messages(turn: Turn, texts: Sequence[str]) -> list[dict[str, str]]:
+    """What the model is sent to go on with an answer that rests on sources."""
+    sources = [
+        Source(name=source["doc_name"], text=text)
+        for source, text in zip(turn.sources, texts, strict=True)
+    ]
+    system_prompt, _ = _with_sources(turn, sources)
+    return _messages(turn, system_prompt=system_prompt)
+
+
+def _with_sources(turn: Turn, sources: Sequence[Source]) -> tuple[str, int]:
+    return grounded_prompt(
         system_prompt=system_prompt_of(turn),
         question=turn.question,
-        sources=[
-            Source(name=passage.document_name, text=passage.content)
-            for passage in passages
-        ],
+        sources=sources,
         budget=int(budget_of(turn) * PASSAGES_SHARE),
     )
-    messages = prompts.plain(
+
+
+def _messages(turn: Turn, *, system_prompt: str) -> list[dict[str, str]]:
+    earlier: list[prompts.Utterance] = list(turn.earlier)
+    question = turn.question
+    if turn.continues and turn.text:
+        earlier += [Spoken("user", question), Spoken("assistant", turn.text)]
+        question = prompts.go_on(turn.text)
+    return prompts.plain(
         system_prompt=system_prompt,
-        earlier=turn.earlier,
-        question=turn.question,
+        earlier=earlier,
+        question=question,
         budget=budget_of(turn),
     )
-    return messages, passages[:kept]
 
 
 def system_prompt_of(turn: Turn) -> str:

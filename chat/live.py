@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from chat.completion import Usage
 from chat.events import Cursor, Ending, Growth, Opening
+from chat.grounding import unknown_markers
 from llmbackend.errors import LLMBackendError
 
 PIECES_BEFORE_JOIN = 1024
@@ -21,10 +24,12 @@ class GrowingText:
     Written on the event loop only; `whole` may be read from any thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, text: str = "") -> None:
         self._pieces: list[str] = []
         self._starts: list[int] = []
         self.length = 0
+        if text:
+            self.append(text)
 
     def append(self, piece: str) -> None:
         if len(self._pieces) >= PIECES_BEFORE_JOIN:
@@ -52,22 +57,46 @@ class LiveAnswer:
     A reader holds a cursor, takes everything since it, and waits for `changed`.
     """
 
-    def __init__(self, *, pk: int, opening: Opening) -> None:
-        """`pk` is the answer's row."""
+    def __init__(
+        self,
+        *,
+        pk: int,
+        opening: Opening,
+        text: str = "",
+        reasoning: str = "",
+        first_token_at: datetime | None = None,
+    ) -> None:
+        """`pk` is the answer's row; `text` and `reasoning` are what it says already."""
         self.pk = pk
         self.opening = opening
-        self.text = GrowingText()
-        self.reasoning = GrowingText()
-        self.first_token_at: datetime | None = None
+        self.text = GrowingText(text)
+        self.reasoning = GrowingText(reasoning)
+        self.start = self.cursor
+        self.first_token_at = first_token_at
         self.ending: Ending | None = None
         self.error: LLMBackendError | None = None
         self.taken = False
+        self.stopping = False
+        self.lost = False
+        self.readers = 0
         self._waiting: list[asyncio.Future[None]] = []
+        self._frames: dict[object, tuple[Any, Cursor]] = {}
 
     @property
     def cursor(self) -> Cursor:
         """Where a reader stands that has everything."""
         return Cursor(self.reasoning.length, self.text.length)
+
+    def within(self, cursor: Cursor) -> Cursor:
+        """
+        `cursor`, or the end where it lies beyond it.
+
+        A reader may have seen more than a crash left in the database.
+        """
+        return Cursor(
+            min(cursor.reasoning, self.reasoning.length),
+            min(cursor.text, self.text.length),
+        )
 
     def grow(self, *, text: str, reasoning: str) -> None:
         if self.first_token_at is None:
@@ -78,12 +107,40 @@ class LiveAnswer:
             self.text.append(text)
         self.wake()
 
-    def rest_on(self, sources: list[dict[str, Any]]) -> None:
+    def rest_on(self, sources: Sequence[dict[str, Any]]) -> None:
         """Name the sources; before the first text."""
         self.opening = replace(self.opening, sources=sources)
+        self.wake()
 
-    def end(self, ending: Ending) -> None:
-        self.ending = ending
+    def end(
+        self,
+        *,
+        status: str,
+        finish_reason: str = "",
+        usage: Usage | None = None,
+        error: LLMBackendError | None = None,
+    ) -> None:
+        """Tell every reader how it ended."""
+        self.error = error
+        text, sources = self.text.whole(), self.opening.sources
+        unknown = [] if sources is None else unknown_markers(text, sources=len(sources))
+        self.ending = Ending(
+            message_id=self.opening.message_id,
+            status=status,
+            finish_reason=finish_reason,
+            usage=usage.as_counts() if usage else None,
+            error=str(error) if error else "",
+            code=error.code if error else "",
+            retryable=error.retryable if error else False,
+            cursor=self.cursor,
+            full_text=text,
+            unknown_sources=unknown,
+        )
+        self.wake()
+
+    def lose(self) -> None:
+        """Send every reader away without an end: it is told by another process."""
+        self.lost = True
         self.wake()
 
     def since(self, cursor: Cursor) -> Growth | None:
@@ -98,8 +155,26 @@ class LiveAnswer:
             cursor=here,
         )
 
+    def frame(
+        self, cursor: Cursor, *, encode: Callable[[Growth], Any]
+    ) -> tuple[Any, Cursor] | None:
+        """
+        What `cursor` has not seen, encoded, and where its reader then stands.
+
+        Encoded once for all readers that stand at the same place.
+        """
+        key = (cursor, encode)
+        found = self._frames.get(key)
+        if found is None:
+            growth = self.since(cursor)
+            if growth is None:
+                return None
+            found = self._frames[key] = encode(growth), growth.cursor
+        return found
+
     def wake(self) -> None:
         """Let every waiting reader look again."""
+        self._frames.clear()
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             if not future.done():
@@ -111,7 +186,7 @@ class LiveAnswer:
         self._waiting.append(future)
         await future
 
-    async def begun(self) -> None:
-        """Wait for the first token or the end, whichever comes first."""
-        while self.first_token_at is None and self.ending is None:
+    async def begun(self, cursor: Cursor) -> None:
+        """Wait until there is more than `cursor` has seen, or the end."""
+        while self.cursor == cursor and self.ending is None and not self.lost:
             await self.changed()

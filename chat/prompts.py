@@ -51,6 +51,21 @@ def plain(
     return [*system, *reversed(kept), {"role": "user", "content": asked}]
 
 
+def go_on(text: str) -> str:
+    """
+    What asks a model to go on with an answer that broke off, in its language.
+
+    >>> go_on("Swifts fly")[:8]
+    'Continue'
+    """
+    if _CJK.search(text):
+        return "请从刚才中断的地方继续,不要重复已经写出的内容,也不要加开场白。"
+    return (
+        "Continue exactly where your last message broke off. Do not repeat any of it, "
+        "and do not introduce it."
+    )
+
+
 def paired(earlier: Iterable[Utterance]) -> tuple[list[tuple[str, str]], list[str]]:
     """Questions with their answers, and the questions at the end without one."""
     turns: list[tuple[str, str]] = []

@@ -1,55 +1,122 @@
-"""The body of a chat request, parsed into an Ask."""
+"""The bodies of chat requests, parsed into what is asked."""
 
 from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from chat.answers import Ask
+from accounts.idempotency import once
+from chat.asks import Ask
 from chat.hygiene import Hygiene
+from conversations.turns import Asked, Continue, Edit, Question, Regenerate
 from llmbackend.errors import Invalid
 
+LARGEST_MESSAGE_ID = 2**31 - 1
 
-def parse_ask(body: bytes, *, conversation_id: str) -> Ask:
-    """`{"message": "..."}` to a conversation; raises Invalid."""
-    if not (conversation_id.isascii() and conversation_id.isdigit()):
+
+def conversation_id_of(text: str) -> int:
+    """The conversation a path names; raises Invalid."""
+    if not (text.isascii() and text.isdigit()):
         raise Invalid("The conversation id must be an integer.")
-    if len(conversation_id) > 19:
+    if len(text) > 19:
         raise Invalid("The conversation id is too long.")
+    return int(text)
+
+
+def question_of(fields: Mapping[str, Any]) -> Question:
+    """`{"message"}`"""
+    return Question(_message(fields))
+
+
+def edit_of(fields: Mapping[str, Any]) -> Edit:
+    """`{"message_id", "message"}`"""
+    message_id = message_id_of(fields)
+    if message_id is None:
+        raise Invalid("message_id: the question to be edited is required.")
+    return Edit(message_id, _message(fields))
+
+
+def regenerate_of(fields: Mapping[str, Any]) -> Regenerate:
+    """`{"message_id"}`, or nothing for the last answer."""
+    return Regenerate(message_id_of(fields))
+
+
+def continue_of(fields: Mapping[str, Any]) -> Continue:
+    """`{"message_id"}`, or nothing for the last answer."""
+    return Continue(message_id_of(fields))
+
+
+# What can be done in a conversation, by the name that paths and frames give it.
+DEEDS: dict[str, Callable[[Mapping[str, Any]], Asked]] = {
+    "message": question_of,
+    "regenerate": regenerate_of,
+    "continue": continue_of,
+    "edit": edit_of,
+}
+
+
+def ask_of(
+    deed: str, fields: Mapping[str, Any], *, conversation_id: int, key: str
+) -> Ask:
+    """
+    What `fields` ask of a conversation; `key` is the Idempotency-Key, or "".
+
+    `kb_id` names a base to answer from. Without it a new version of an answer rests on
+    the old one's base; with null on none. Raises Invalid.
+    """
+    base = fields.get("kb_id")
+    asked = DEEDS[deed](fields)
     return Ask(
-        conversation_id=int(conversation_id), message=_message(_json_object(body))
+        conversation_id=conversation_id,
+        asked=asked,
+        knowledge_base_id=None if base is None else _uuid(base),
+        same_base="kb_id" not in fields,
+        top_k=_top_k(fields),
+        key=once(key, deed, conversation_id, dict(fields)),
     )
 
 
-def parse_rag_ask(body: bytes) -> Ask:
+def rag_ask_of(fields: Mapping[str, Any], *, key: str) -> Ask:
     """
     `{"conversation_id", "kb_id", "message", "top_k"}`; raises Invalid.
 
     `top_k` is 5 unless it is said, and 1 to 50.
     """
-    fields = _json_object(body)
-    conversation_id, top_k = fields.get("conversation_id"), fields.get("top_k", 5)
-    if not isinstance(conversation_id, int) or isinstance(conversation_id, bool):
-        raise Invalid("conversation_id: an integer is required.")
-    if not isinstance(top_k, int) or isinstance(top_k, bool) or not 1 <= top_k <= 50:
-        raise Invalid("top_k: must be an integer from 1 to 50.")
+    conversation_id = rag_conversation_id_of(fields)
+    base = _uuid(fields.get("kb_id"))
     return Ask(
         conversation_id=conversation_id,
-        message=_message(fields),
-        knowledge_base_id=_uuid(fields.get("kb_id")),
-        top_k=top_k,
+        asked=question_of(fields),
+        knowledge_base_id=base,
+        top_k=_top_k(fields),
+        key=once(key, "rag", dict(fields)),
     )
 
 
-def _uuid(text: Any) -> uuid.UUID:
-    try:
-        return uuid.UUID(text)
-    except (ValueError, TypeError, AttributeError) as exc:
-        raise Invalid("kb_id: a UUID is required.") from exc
+def rag_conversation_id_of(fields: Mapping[str, Any]) -> int:
+    """The conversation that a body names; raises Invalid."""
+    conversation_id = fields.get("conversation_id")
+    if not isinstance(conversation_id, int) or isinstance(conversation_id, bool):
+        raise Invalid("conversation_id: an integer is required.")
+    return conversation_id
 
 
-def _json_object(body: bytes) -> dict[str, Any]:
+def message_id_of(fields: Mapping[str, Any]) -> int | None:
+    """The message that is named, if one is; raises Invalid."""
+    message_id = fields.get("message_id")
+    if message_id is None:
+        return None
+    if not isinstance(message_id, int) or isinstance(message_id, bool):
+        raise Invalid("message_id: an integer is required.")
+    if not 1 <= message_id <= LARGEST_MESSAGE_ID:
+        raise Invalid("message_id: must be the id of a message.")
+    return message_id
+
+
+def json_object(body: bytes | str) -> dict[str, Any]:
+    """A body or frame that must be a JSON object; raises Invalid."""
     try:
         parsed = json.loads(body)
     except (ValueError, RecursionError) as exc:
@@ -59,7 +126,21 @@ def _json_object(body: bytes) -> dict[str, Any]:
     return parsed
 
 
-def _message(fields: dict[str, Any]) -> str:
+def _top_k(fields: Mapping[str, Any]) -> int:
+    top_k = fields.get("top_k", 5)
+    if not isinstance(top_k, int) or isinstance(top_k, bool) or not 1 <= top_k <= 50:
+        raise Invalid("top_k: must be an integer from 1 to 50.")
+    return top_k
+
+
+def _uuid(text: Any) -> uuid.UUID:
+    try:
+        return uuid.UUID(text)
+    except (ValueError, TypeError, AttributeError) as exc:
+        raise Invalid("kb_id: a UUID is required.") from exc
+
+
+def _message(fields: Mapping[str, Any]) -> str:
     message = fields.get("message")
     if not isinstance(message, str):
         raise Invalid("message: a string is required.")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 from django.db import DatabaseError, InterfaceError, close_old_connections, connection
 
+from accounts.idempotency import forget_old_keys
 from chat.live import LiveAnswer
 from conversations.writers import (
     Growth,
@@ -24,7 +25,9 @@ logger = logging.getLogger(__name__)
 
 INTERVAL = 0.5
 IDLE_INTERVAL = 2.0
-CHECKPOINT_EVERY = 1.0
+# A little less than two intervals, which are a little more than a second.
+CHECKPOINT_EVERY = 0.75
+TIDY_EVERY = 3600.0
 CHARACTERS_A_TICK = 4 << 20
 
 
@@ -61,7 +64,7 @@ class Ticker:
             self._thread.join()
 
     def _run(self) -> None:
-        swept = 0.0
+        swept, tidied = 0.0, time.monotonic()
         while not self._stopping.wait(INTERVAL):
             live = self._live()
             if not live and time.monotonic() - swept < IDLE_INTERVAL:
@@ -70,6 +73,9 @@ class Ticker:
             try:
                 close_old_connections()
                 self._tick(live) if live else self._sweep()
+                if swept - tidied > TIDY_EVERY:
+                    tidied = swept
+                    forget_old_keys()
             except (DatabaseError, InterfaceError) as exc:
                 # The next tick tries again; the texts are in memory meanwhile.
                 logger.warning("A checkpoint failed (%s)", type(exc).__name__)
@@ -120,3 +126,4 @@ def clean_up() -> None:
     interrupt_orphans()
     forget_dead_writers()
     fail_abandoned()
+    forget_old_keys()

@@ -6,4 +6,12 @@ from chat.views import ChatViewSet
 
 urlpatterns = [
     re_path(r"^api/chat/models/?$", ChatViewSet.as_view({"get": "models"})),
+    re_path(
+        r"^api/chat/(?P<conversation_id>[^/]+)/stop/?$",
+        ChatViewSet.as_view({"post": "stop"}),
+    ),
+    re_path(
+        r"^api/chat/(?P<conversation_id>[^/]+)/ticket/?$",
+        ChatViewSet.as_view({"post": "ticket"}),
+    ),
 ]

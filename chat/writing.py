@@ -12,6 +12,7 @@ from django.conf import settings
 from chat import quoting
 from chat.grounded import (
     Grounding,
+    continued_messages,
     grounded_messages,
     plain_messages,
     store_sources,
@@ -64,6 +65,9 @@ async def write(
 async def _grounded(
     answer: LiveAnswer, turn: Turn, grounding: Grounding, providers: Providers
 ) -> Written:
+    if turn.continues and turn.sources:
+        texts = await grounding.texts_again(turn)
+        return await _drain(answer, turn, continued_messages(turn, texts), providers)
     findings = await grounding.find(turn)
     messages, passages = grounded_messages(turn, findings)
     answer.rest_on(await store_sources(grounding, turn, passages))

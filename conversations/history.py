@@ -12,19 +12,26 @@ from llmbackend import cache
 
 CACHE_SECONDS = 3600
 # To be raised when Said changes: another release may be reading the same Redis.
-FORM = 1
+FORM = 2
 STREAMING = Message.Status.STREAMING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """A message as a reader of history sees it."""
+    """
+    A message as a reader of history sees it.
+
+    `siblings` are the message_ids of all versions of it, its own too; empty when it is
+    the only one.
+    """
 
     message_id: int
     role: str
     content: str
     status: str
+    finish_reason: str
     sources: list[Any]
+    siblings: list[int]
 
 
 def history(*, user: User, conversation_id: int) -> tuple[Conversation, list[Said]]:
@@ -39,16 +46,22 @@ def history(*, user: User, conversation_id: int) -> tuple[Conversation, list[Sai
     if leaf.status != STREAMING:
         return conversation, closed_path(conversation, leaf_id=leaf.pk)
     earlier = closed_path(conversation, leaf_id=leaf.parent_id)
-    return conversation, [*earlier, said(leaf)]
+    versions = Message.objects.filter(
+        conversation=conversation, parent_id=leaf.parent_id
+    )
+    siblings = sorted(versions.values_list("number", flat=True))
+    return conversation, [*earlier, said(leaf, siblings)]
 
 
-def said(message: Message) -> Said:
+def said(message: Message, siblings: list[int]) -> Said:
     return Said(
         message_id=message.number,
         role=message.role,
         content=message.content,
         status=message.status,
+        finish_reason=message.finish_reason,
         sources=message.sources,
+        siblings=siblings if len(siblings) > 1 else [],
     )
 
 
@@ -91,12 +104,21 @@ def _path_from_database(conversation_id: int, leaf_id: int) -> list[Said]:
     rows = {
         row.pk: row
         for row in Message.objects.filter(conversation_id=conversation_id).only(
-            "number", "parent_id", "role", "content", "status", "sources"
+            "number",
+            "parent_id",
+            "role",
+            "content",
+            "status",
+            "finish_reason",
+            "sources",
         )
     }
+    versions: dict[int | None, list[int]] = {}
+    for row in rows.values():
+        versions.setdefault(row.parent_id, []).append(row.number)
     path = []
     node = rows.get(leaf_id)
     while node is not None:
-        path.append(said(node))
+        path.append(said(node, sorted(versions[node.parent_id])))
         node = rows.get(node.parent_id) if node.parent_id else None
     return path[::-1]

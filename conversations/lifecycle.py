@@ -6,6 +6,8 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
+from accounts import idempotency
+from accounts.idempotency import Once
 from accounts.models import User
 from conversations import history
 from conversations.models import Conversation, ConversationQuerySet
@@ -14,22 +16,31 @@ from llmbackend.config import Provider
 from llmbackend.crypto import origin_of, seal
 
 
-def create(*, owner: User, title: str, model: str, api_key: str) -> Conversation:
+def create(
+    *, owner: User, title: str, model: str, api_key: str, key: Once | None = None
+) -> Conversation:
     """
-    A new conversation; the key, if any, is sealed for the model's provider.
+    A new conversation; the API key, if any, is sealed for the model's provider.
 
-    Raises UnknownModel and ModelNotInstalled.
+    Where the request of `key` made one before, that one. Raises UnknownModel,
+    ModelNotInstalled, IdempotencyMismatch, and NotFound when it was deleted since.
     """
     provider = usable_provider_for(model, config=settings.CONFIG)
-    now = timezone.now()
-    return Conversation.objects.create(
-        owner=owner,
-        title=title,
-        model=model,
-        api_key=sealed(api_key, owner=owner, provider=provider),
-        created_at=now,
-        updated_at=now,
-    )
+    with transaction.atomic():
+        made = idempotency.claim(owner, key)
+        if made is not None:
+            return Conversation.objects.owned_by(owner).fetch(int(made))
+        now = timezone.now()
+        conversation = Conversation.objects.create(
+            owner=owner,
+            title=title,
+            model=model,
+            api_key=sealed(api_key, owner=owner, provider=provider),
+            created_at=now,
+            updated_at=now,
+        )
+        idempotency.settle(owner, key, made=str(conversation.pk))
+    return conversation
 
 
 def sealed(api_key: str, *, owner: User, provider: Provider) -> str:

@@ -25,3 +25,7 @@ class NewConversationSerializer(serializers.Serializer[Any]):
         max_length=512,
         validators=[validate_api_key],
     )
+
+
+class BranchSerializer(serializers.Serializer[Any]):
+    message_id = serializers.IntegerField(min_value=1, max_value=2**31 - 1)

@@ -5,24 +5,71 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Max
+from django.db.models import F, Max, QuerySet
 from django.utils import timezone
 
+from accounts import idempotency
+from accounts.idempotency import Once
 from accounts.models import User
+from conversations.branches import Node, nodes_of, path_to, place_of
 from conversations.history import Said, closed_path
 from conversations.models import Conversation, Message
 from conversations.writers import beat, held_by, interrupt_orphans, lock, touch
 from llmbackend.chat_models import provider_for
-from llmbackend.errors import AnswerInProgress
+from llmbackend.errors import (
+    AnswerInProgress,
+    Invalid,
+    NotActive,
+    NotFound,
+    NothingToContinue,
+)
+
+Role, Status = Message.Role, Message.Status
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Something new is asked, at the end of the active branch."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A question of the active branch is asked anew, in other words, beside it."""
+
+    message_id: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Regenerate:
+    """A question is answered anew, beside the answer named; None: the last one."""
+
+    message_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    """The answer named goes on where it broke off; None: the last one."""
+
+    message_id: int | None = None
+
+
+Asked = Question | Edit | Regenerate | Continue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """What it takes to answer, read while the rows were made; no ORM object."""
+    """
+    What it takes to answer, read while the rows were made; no ORM object.
+
+    `text`, `reasoning` and `sources` are what a continued answer has already.
+    """
 
     conversation_id: int
     owner_id: int
@@ -38,6 +85,11 @@ class Turn:
     sealed_key: str
     question: str
     earlier: tuple[Said, ...]
+    text: str = ""
+    reasoning: str = ""
+    sources: tuple[dict[str, Any], ...] = ()
+    continues: bool = False
+    first_token_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,36 +108,63 @@ class Outcome:
 
 
 def open_turn(
-    *, user: User, conversation_id: int, question: str, writer: uuid.UUID
-) -> Turn:
+    *,
+    user: User,
+    conversation_id: int,
+    asked: Asked,
+    writer: uuid.UUID,
+    key: Once | None = None,
+) -> Turn | str:
     """
-    Commit a question and the empty answer `writer` will fill.
+    Commit a question and the empty answer `writer` will fill, or reopen an answer.
 
-    Raises NotFound, UnknownModel and, while another answer is being written,
-    AnswerInProgress.
+    Where `key` did so before, nothing happens: what it made then is returned, as
+    `made_by` puts it. Raises NotFound, NotActive, NothingToContinue, UnknownModel,
+    IdempotencyMismatch and, while another answer is being written, AnswerInProgress.
     """
     try:
-        return _open_turn(user, conversation_id, question, writer)
+        return _open_turn(user, conversation_id, asked, writer, key)
     except AnswerInProgress:
         if not interrupt_orphans(conversation_id=conversation_id):
             raise
-        return _open_turn(user, conversation_id, question, writer)
+        return _open_turn(user, conversation_id, asked, writer, key)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Rows:
+    """The two rows of a turn, and how many messages of the branch stand before them."""
+
+    question: Message
+    answer: Message
+    before: int | None = None
 
 
 def _open_turn(
-    user: User, conversation_id: int, question: str, writer: uuid.UUID
-) -> Turn:
+    user: User, conversation_id: int, asked: Asked, writer: uuid.UUID, key: Once | None
+) -> Turn | str:
     with transaction.atomic():
         owned = Conversation.objects.owned_by(user).select_for_update()
         conversation = owned.fetch(conversation_id)
+        made = idempotency.claim(user, key)
+        if made is not None:
+            return made
         provider = provider_for(conversation.model, config=settings.CONFIG).name
-        asked, answer = _add_rows(conversation, question, provider, writer)
+        beat(writer)
+        if _messages(conversation).filter(status=Status.STREAMING).exists():
+            raise AnswerInProgress
+        now = timezone.now()
+        rows = _rows(conversation, asked, _Writing(provider, writer, now))
+        Conversation.objects.filter(pk=conversation.pk).update(
+            active_leaf=rows.answer, updated_at=now, version=F("version") + 1
+        )
+        idempotency.settle(user, key, made=made_by(rows.answer))
     # Redis is asked after the commit: a slow one must not hold the write lock.
-    earlier = closed_path(conversation, leaf_id=conversation.active_leaf_id)
+    path = closed_path(conversation, leaf_id=conversation.active_leaf_id)
+    answer = rows.answer
     return Turn(
         conversation_id=conversation.pk,
         owner_id=user.pk,
-        question_id=asked.number,
+        question_id=rows.question.number,
         message_id=answer.number,
         answer_pk=answer.pk,
         provider=provider,
@@ -95,44 +174,151 @@ def _open_turn(
         top_p=conversation.top_p,
         max_tokens=conversation.max_tokens,
         sealed_key=conversation.api_key,
-        question=question,
-        earlier=tuple(earlier),
+        question=rows.question.content,
+        earlier=tuple(path[: rows.before]),
+        text=answer.content,
+        reasoning=answer.reasoning,
+        sources=tuple(answer.sources),
+        continues=isinstance(asked, Continue),
+        first_token_at=answer.first_token_at,
     )
 
 
-def _add_rows(
-    conversation: Conversation, question: str, provider: str, writer: uuid.UUID
-) -> tuple[Message, Message]:
-    beat(writer)
-    now = timezone.now()
-    messages = Message.objects.filter(conversation=conversation)
-    if messages.filter(status=Message.Status.STREAMING).exists():
-        raise AnswerInProgress
-    last = messages.aggregate(last=Max("number"))["last"] or 0
-    asked = Message.objects.create(
-        conversation=conversation,
-        number=last + 1,
-        parent_id=conversation.active_leaf_id,
-        role=Message.Role.USER,
-        content=question,
-        created_at=now,
-        finished_at=now,
-    )
-    answer = Message.objects.create(
-        conversation=conversation,
-        number=last + 2,
-        parent=asked,
-        role=Message.Role.ASSISTANT,
-        status=Message.Status.STREAMING,
-        model=conversation.model,
-        provider=provider,
-        writer_id=writer,
-        created_at=now,
-    )
-    Conversation.objects.filter(pk=conversation.pk).update(
-        active_leaf=answer, updated_at=now, version=F("version") + 1
-    )
-    return asked, answer
+def made_by(answer: Message) -> str:
+    """What a key that opened `answer` stands for: where its stream begins."""
+    return f"{answer.number}-{len(answer.reasoning)}-{len(answer.content)}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """Who writes the answer, and since when."""
+
+    provider: str
+    writer: uuid.UUID
+    now: datetime
+
+
+def _rows(conversation: Conversation, asked: Asked, writing: _Writing) -> _Rows:
+    last = _messages(conversation).aggregate(last=Max("number"))["last"] or 0
+    new = _New(conversation, last + 1, writing)
+    if isinstance(asked, Question):
+        question = new.question(asked.text, conversation.active_leaf_id)
+        return _Rows(question=question, answer=new.answer(question))
+    nodes = nodes_of(conversation.pk)
+    path = path_to(nodes, conversation.active_leaf_id)
+    if not path:
+        raise NotActive("Nothing has been asked in this conversation yet.")
+    number = path[-1].number if asked.message_id is None else asked.message_id
+    place = place_of(path, number, nodes)
+    if isinstance(asked, Edit):
+        _must_be(path[place], Role.USER)
+        question = new.question(asked.text, path[place].parent_id)
+        return _Rows(question=question, answer=new.answer(question), before=place)
+    _must_be(path[place], Role.ASSISTANT)
+    old = Message.objects.select_related("parent").get(pk=path[place].pk)
+    question = cast(Message, old.parent)
+    if isinstance(asked, Regenerate):
+        answer = new.answer(question)
+    elif place == len(path) - 1:
+        answer = _reopened(old, conversation.model, writing)
+    else:
+        raise NotActive("Only the last answer of the active branch can go on.")
+    return _Rows(question=question, answer=answer, before=place - 1)
+
+
+def _must_be(node: Node, role: str) -> None:
+    if node.role != role:
+        kind = "a question" if role == Role.USER else "an answer"
+        raise Invalid(f"message_id: must name {kind}.")
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    """Makes the rows of a turn; `number` is the next message's."""
+
+    conversation: Conversation
+    number: int
+    writing: _Writing
+
+    def question(self, text: str, parent_id: int | None) -> Message:
+        return Message.objects.create(
+            conversation=self.conversation,
+            number=self.number,
+            parent_id=parent_id,
+            role=Role.USER,
+            content=text,
+            created_at=self.writing.now,
+            finished_at=self.writing.now,
+        )
+
+    def answer(self, question: Message) -> Message:
+        return Message.objects.create(
+            conversation=self.conversation,
+            number=max(self.number, question.number + 1),
+            parent=question,
+            role=Role.ASSISTANT,
+            status=Status.STREAMING,
+            model=self.conversation.model,
+            provider=self.writing.provider,
+            writer_id=self.writing.writer,
+            created_at=self.writing.now,
+        )
+
+
+def _reopened(answer: Message, model: str, writing: _Writing) -> Message:
+    """The same row, streaming again; raises NothingToContinue."""
+    if answer.status == Status.COMPLETE and answer.finish_reason != "length":
+        raise NothingToContinue
+    if answer.status == Status.FAILED and not answer.content:
+        raise NothingToContinue("This answer failed before it began; ask for another.")
+    answer.status = Status.STREAMING
+    answer.model, answer.provider = model, writing.provider
+    answer.finish_reason = answer.error_code = ""
+    answer.finished_at, answer.stop_requested = None, False
+    answer.writer_id = writing.writer
+    answer.save()
+    return answer
+
+
+def _messages(conversation: Conversation) -> QuerySet[Message]:
+    return Message.objects.filter(conversation=conversation)
+
+
+def sources_before(*, user: User, conversation_id: int, asked: Asked) -> list[Any]:
+    """What the answer rests on that is edited away, written anew or continued."""
+    if isinstance(asked, Question):
+        return []
+    conversation = Conversation.objects.owned_by(user).fetch(conversation_id)
+    answers = _messages(conversation).filter(role=Role.ASSISTANT)
+    if isinstance(asked, Edit):
+        answers = answers.filter(parent__number=asked.message_id).order_by("-number")
+    elif asked.message_id is None:
+        answers = answers.filter(pk=conversation.active_leaf_id or 0)
+    else:
+        answers = answers.filter(number=asked.message_id)
+    return answers.values_list("sources", flat=True).first() or []
+
+
+def request_stop(
+    *, user: User, conversation_id: int, message_id: int | None = None
+) -> tuple[int, int] | None:
+    """
+    Ask whoever writes the answer of a conversation to stop.
+
+    Returns the answer's primary key and number; None when none is being written, or
+    not the one that `message_id` names. Raises NotFound.
+    """
+    conversation = Conversation.objects.owned_by(user).fetch(conversation_id)
+    messages = _messages(conversation)
+    if message_id is not None:
+        messages = messages.filter(number=message_id)
+        if not messages.exists():
+            raise NotFound
+    running = messages.filter(status=Status.STREAMING)
+    found = running.values_list("pk", "number").first()
+    if found is None or not running.update(stop_requested=True):
+        return None
+    return found
 
 
 def note_sources(*, turn: Turn, writer: uuid.UUID, sources: list[Any]) -> None:

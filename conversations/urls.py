@@ -12,6 +12,10 @@ urlpatterns = [
         Conversations.as_view({"get": "history"}),
     ),
     re_path(
+        r"^api/conversations/(?P<conversation_id>[^/]+)/branch/?$",
+        Conversations.as_view({"post": "branch"}),
+    ),
+    re_path(
         r"^api/conversations/del/(?P<conversation_id>[^/]+)/?$",
         Conversations.as_view({"post": "destroy"}),
     ),

@@ -8,16 +8,17 @@ from rest_framework import viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.idempotency import once
 from accounts.models import User
-from conversations import lifecycle
+from conversations import branches, lifecycle
 from conversations.history import Said, history
 from conversations.models import Conversation, Message
-from conversations.serializers import NewConversationSerializer
+from conversations.serializers import BranchSerializer, NewConversationSerializer
 from llmbackend.errors import NotFound
 
 
 class ConversationViewSet(viewsets.ViewSet):
-    """Create, list, read and delete."""
+    """Create, list, read, choose a branch, and delete."""
 
     def create(self, request: Request) -> Response:
         asked = NewConversationSerializer(data=request.data)
@@ -29,6 +30,7 @@ class ConversationViewSet(viewsets.ViewSet):
             title=fields["title"],
             model=fields["model"],
             api_key=api_key,
+            key=once(request.headers.get("Idempotency-Key", ""), "create", fields),
         )
         body = {
             "conversation_id": conversation.pk,
@@ -67,6 +69,16 @@ class ConversationViewSet(viewsets.ViewSet):
             }
         )
 
+    def branch(self, request: Request, conversation_id: str) -> Response:
+        asked = BranchSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        leaf = branches.choose(
+            owner=cast(User, request.user),
+            conversation_id=as_id(conversation_id),
+            message_id=asked.validated_data["message_id"],
+        )
+        return Response({"message": "Branch chosen", "active_message_id": leaf})
+
     def destroy(self, request: Request, conversation_id: str) -> Response:
         lifecycle.delete(
             owner=cast(User, request.user), conversation_id=as_id(conversation_id)
@@ -90,6 +102,10 @@ def message_body(message: Said) -> dict[str, Any]:
     }
     if message.status != Message.Status.COMPLETE:
         body["status"] = message.status
+    if message.finish_reason not in {"", "stop"}:
+        body["finish_reason"] = message.finish_reason
     if message.sources:
         body["sources"] = message.sources
+    if message.siblings:
+        body["siblings"] = message.siblings
     return body

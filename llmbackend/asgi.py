@@ -29,7 +29,7 @@ from django.conf import settings
 from django.urls import re_path
 
 from chat.answers import Answers
-from chat.routing import streaming_routes
+from chat.routing import socket_routes, streaming_routes
 from llmbackend.chat_models import Providers
 from llmbackend.config import Config
 from llmbackend.guard import BodyLimit, Guard
@@ -68,8 +68,11 @@ class Application:
             slow_at_once=max(1, size // 2),
         )
         routes = [*streaming_routes(self.answers), re_path(r"", rest)]  # type: ignore[arg-type]
+        sockets = [*socket_routes(self.answers), re_path(r"", refuse)]  # type: ignore[arg-type]
         self._guarded = Guard(
-            ProtocolTypeRouter({"http": URLRouter(routes), "websocket": refuse}),
+            ProtocolTypeRouter(
+                {"http": URLRouter(routes), "websocket": URLRouter(sockets)}
+            ),
             server=config.server,
             hosts=config.allowed_hosts,
             limits=(QUESTION_LIMIT, upload_limit(config)),
@@ -82,6 +85,7 @@ class Application:
         await self._started()
         scope["draining"] = self.answers.draining
         scope["knowledge"] = self.knowledge
+        scope["answers"] = self.answers
         await self._guarded(scope, receive, send)
 
     async def _lifespan(self, receive: Any, send: Any) -> None:
@@ -115,6 +119,7 @@ class Application:
     async def shutdown(self) -> None:
         """End everything the process owns; safe to call twice."""
         await self.drain(grace=settings.CONFIG.server.shutdown_grace)
+        await self.answers.aclose()
         await self.providers.aclose()
         await asyncio.to_thread(self.threads.close)
         await asyncio.to_thread(self.password_threads.close)

@@ -29,6 +29,7 @@ from llmbackend.config_values import (
     Hours,
     Ip,
     Name,
+    OnDisconnect,
     Origin,
     Pattern,
     Port,
@@ -133,6 +134,7 @@ class Chat:
 
     system_prompt: str = "你是一个乐于回答各种问题的小助手"
     framing: Framing = "auto"
+    on_disconnect: OnDisconnect = "continue"
     connect_timeout: Seconds = 10.0
     first_token_timeout: Seconds = 60.0
     silence_timeout: Seconds = 60.0

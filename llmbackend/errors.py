@@ -26,6 +26,9 @@ Every error the project raises on purpose.
     - StoredKeyUnreadable
     - AlreadyProcessing
     - DimensionChanged
+    - NotActive
+    - NothingToContinue
+  x IdempotencyMismatch
   x TooLarge
     - QuotaExceeded
   x RateLimited
@@ -169,6 +172,18 @@ class DimensionChanged(Conflict):
     """The embedding model now gives vectors of another size than this base holds."""
 
 
+class NotActive(Conflict):
+    """This message is not on the conversation's active branch; choose it first."""
+
+
+class NothingToContinue(Conflict):
+    """This answer is complete, or has no text to go on from."""
+
+
+class IdempotencyMismatch(LLMBackendError):
+    """This Idempotency-Key was already used for another request."""
+
+
 class TooLarge(LLMBackendError):
     """The request body is too large."""
 
@@ -251,3 +266,18 @@ class AnswerTooLong(AnswerCut):
 
 class Interrupted(AnswerCut):
     """The answer was interrupted; what had arrived is kept."""
+
+
+def error_of(code: str) -> LLMBackendError:
+    """
+    The error that `code` stands for, with its usual sentence; Internal if none does.
+
+    >>> type(error_of("truncated")).__name__
+    'Truncated'
+    """
+    kinds = [LLMBackendError]
+    for kind in kinds:
+        if kind.code == code:
+            return kind()
+        kinds += kind.__subclasses__()
+    return Internal()

@@ -37,6 +37,7 @@ STATUS: dict[type[errors.LLMBackendError], int] = {
     errors.Conflict: 409,
     errors.TooLarge: 413,
     errors.UnsupportedMediaType: 415,
+    errors.IdempotencyMismatch: 422,
     errors.RateLimited: 429,
     errors.Internal: 500,
     errors.ProviderError: 502,

@@ -21,6 +21,8 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from numpy.typing import NDArray
 
+from accounts import idempotency
+from accounts.idempotency import Once, once
 from accounts.models import User
 from llmbackend.errors import (
     AlreadyProcessing,
@@ -48,11 +50,16 @@ Vector = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """A file as it came; `encoding` is the sender's word for a text's, or ""."""
+    """
+    A file as it came; `encoding` is the sender's word for a text's, or "".
+
+    `key` is the Idempotency-Key it came under.
+    """
 
     name: str
     encoding: str
     file: IO[bytes]
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +90,14 @@ def add_document(
     largest = settings.CONFIG.rag.max_upload_mb
     if size > largest << 20:
         raise TooLarge(f"A document may have {largest} MB at most.")
+    key = once(
+        upload.key, "upload", knowledge_base_id, upload.name, upload.encoding, sha256
+    )
     give_up_at = time.monotonic() + WAIT_FOR_OTHER
     while time.monotonic() < give_up_at:
         # Fetched at each look: it may be deleted while another's work is awaited.
         base = KnowledgeBase.objects.owned_by(owner).fetch(knowledge_base_id)
-        found = claimed(owner, base, upload, sha256, size)
+        found = claimed(owner, base, upload, sha256, size, key)
         if isinstance(found, Added):
             return found
         if isinstance(found, Work):
@@ -106,25 +116,36 @@ def digest(file: IO[bytes]) -> tuple[str, int]:
 
 
 def claimed(
-    owner: User, base: KnowledgeBase, upload: Upload, sha256: str, size: int
+    owner: User,
+    base: KnowledgeBase,
+    upload: Upload,
+    sha256: str,
+    size: int,
+    key: Once | None,
 ) -> Work | Added | None:
     """What is to be done here, what was done before, or None while another does it."""
     same = Document.objects.filter(knowledge_base=base, sha256=sha256)
     try:
         with transaction.atomic():
+            made = idempotency.claim(owner, key)
             ready = same.filter(status=Status.READY).first()
             if ready is not None:
+                idempotency.settle(owner, key, made=str(ready.pk))
                 return Added(
                     document_id=ready.pk,
                     chunks=ready.chunks_total,
                     encoding=ready.encoding,
-                    duplicate=True,
+                    duplicate=made != str(ready.pk),
                 )
+            if made is not None and not same.filter(pk=made).exists():
+                raise NotFound("The document was deleted since.")
             if same.filter(status=Status.PROCESSING).exists():
                 return None
             same.delete()
             check_quota(owner, size)
-            return Work(base, _new_row(base, upload, sha256, size))
+            document = _new_row(base, upload, sha256, size)
+            idempotency.settle(owner, key, made=str(document.pk))
+            return Work(base, document, owner=owner, key=key)
     except IntegrityError:
         return None  # Another was first, or the base has gone: the next look tells.
 
@@ -159,8 +180,13 @@ def check_quota(owner: User, size: int) -> None:
 class Work:
     """One document being processed by us; every write says so."""
 
-    def __init__(self, base: KnowledgeBase, document: Document) -> None:
+    def __init__(
+        self, base: KnowledgeBase, document: Document, *, owner: User, key: Once | None
+    ) -> None:
+        """`key` is what the document was asked for under."""
         self._base = base
+        self._owner = owner
+        self._key = key
         self._pk = document.pk
         self._claim = document.claim
         self._renewed = time.monotonic()
@@ -271,7 +297,9 @@ class Work:
         try:
             yield
         except BaseException:
-            Document.objects.filter(pk=self._pk, claim=self._claim).delete()
+            with transaction.atomic():
+                Document.objects.filter(pk=self._pk, claim=self._claim).delete()
+                idempotency.release(self._owner, self._key)
             raise
 
 

@@ -6,6 +6,7 @@ import re
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from rag.fusion import Mode, Ranked, fused, keyword_weight
 from rag.indexes import Asked, Base, Indexes, Scored, ready_chunks
 from rag.keyword import KeywordIndex
 from rag.models import Chunk, KnowledgeBase
-from rag.passages import Passage, shown
+from rag.passages import Passage, joined, shown
 from rag.quoting import Quote, best_sentences
 from rag.scanning import scanned
 from rag.terms import question_terms
@@ -133,6 +134,17 @@ def retrieve(
         base=base, question=question, vector=vector, top_k=top_k, mode=mode
     )
     return found.passages
+
+
+def texts_of(*, base: Base, chunk_ids: Sequence[Sequence[int]]) -> list[str]:
+    """The texts of passages found before, by their chunks; empty for deleted ones."""
+    unranked = Ranked(row=0, score=0.0, dense=0.0, keyword=0.0)
+    texts = []
+    for ids in chunk_ids:
+        chunks = ready_chunks(base.id).select_related("document").filter(pk__in=ids)
+        parts = [_passage(chunk, unranked) for chunk in chunks.order_by("start")]
+        texts.append(reduce(joined, parts).content if parts else "")
+    return texts
 
 
 def _ranked(

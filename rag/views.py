@@ -95,6 +95,7 @@ class DocumentViewSet(viewsets.ViewSet):
                 name=fields["file"].name,
                 encoding=fields.get("encoding", ""),
                 file=fields["file"],
+                key=request.headers.get("Idempotency-Key", ""),
             ),
             embedding=knowledge_of(request).embedding,
         )

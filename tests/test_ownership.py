@@ -45,7 +45,7 @@ class Row:
     method: str
     path: str
     door: Door
-    body: dict[str, str] | None = None
+    body: dict[str, Any] | None = None
     status: int = 200
     file: str = ""
 
@@ -65,9 +65,10 @@ class Row:
         return {"method": self.method, "url": url, "data": body, "files": files}
 
 
-def filled(value: str, things: dict[str, Any]) -> Any:
+def filled(value: Any, things: dict[str, Any]) -> Any:
     """Of a name in braces the thing itself, which may be a number."""
-    return things[value[1:-1]] if value[:1] == "{" else value
+    named = isinstance(value, str) and value[:1] == "{"
+    return things[value[1:-1]] if named else value
 
 
 LOGIN = {"username": "bob", "password": PASSWORD}
@@ -82,6 +83,8 @@ UNKNOWN = {
 }
 IN_BASE = {"kb_id": "{kb_id}"}
 RAG_ASK = {"conversation_id": "{conversation_id}", "message": "Hi", **IN_BASE}
+ONE: dict[str, Any] = {"message_id": 1}
+EDIT: dict[str, Any] = {"message_id": 1, "message": "Hello"}
 
 ROWS = [
     Row("GET", "/healthz", "open"),
@@ -94,6 +97,13 @@ ROWS = [
     Row("POST", "/api/conversations/del/{conversation_id}", "owner"),
     Row("GET", "/api/chat/models", "signed in"),
     Row("POST", "/api/chat/{conversation_id}", "owner", {"message": "Hi"}),
+    Row("POST", "/api/chat/{conversation_id}/regenerate", "owner", {}),
+    Row("POST", "/api/chat/{conversation_id}/continue", "owner", {}, status=409),
+    Row("POST", "/api/chat/{conversation_id}/edit", "owner", EDIT),
+    Row("GET", "/api/chat/{conversation_id}/stream", "owner", status=204),
+    Row("POST", "/api/chat/{conversation_id}/ticket", "owner"),
+    Row("POST", "/api/chat/{conversation_id}/stop", "owner", {}),
+    Row("POST", "/api/conversations/{conversation_id}/branch", "owner", ONE),
     Row("POST", "/api/rag/kb/create", "signed in", {"kb_name": "Mine"}),
     Row("GET", "/api/rag/kb/list", "signed in"),
     Row("POST", "/api/rag/kb/delete", "owner", IN_BASE),

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from django.db.models.functions import Now
 
 from conversations.models import Message, Writer
+from tests.chat.eventually import eventually
 from tests.conftest import Client, Served, until_idle
 from tests.fake_provider import FakeProvider, Script
-
-
-def eventually(condition: Callable[[], Any], seconds: float = 8.0) -> bool:
-    until = time.monotonic() + seconds
-    waiter = threading.Event()
-    while time.monotonic() < until:
-        if condition():
-            return True
-        waiter.wait(0.02)
-    return False
 
 
 @pytest.fixture

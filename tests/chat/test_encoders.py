@@ -84,7 +84,7 @@ def test_what_ended_badly_ends_with_an_error_alone(status: str) -> None:
     assert b"event: error" in ServerSentEvents().ending(ending)
 
 
-def test_sources_open_a_standard_stream_after_started() -> None:
+def test_what_started_and_the_sources_are_for_standard_events_alone() -> None:
     opening = Opening(
         conversation_id=7,
         question_id=1,
@@ -94,11 +94,12 @@ def test_sources_open_a_standard_stream_after_started() -> None:
         sources=[{"doc_name": "合同.docx"}],
     )
 
-    frames = ServerSentEvents().opening(opening).decode()
+    encoder = ServerSentEvents()
 
-    assert frames.index("event: started") < frames.index("event: sources")
-    assert "合同.docx" in frames
-    assert SeedLines().opening(opening) == b""
+    assert b"event: started" in encoder.opening(opening, Cursor())
+    assert "合同.docx" in encoder.sources(opening).decode()
+    assert SeedLines().opening(opening, Cursor()) == b""
+    assert SeedLines().sources(opening) == b""
 
 
 def test_heartbeats_are_for_standard_events_alone() -> None:

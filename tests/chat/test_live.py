@@ -6,7 +6,7 @@ import asyncio
 
 from hypothesis import given, strategies as st
 
-from chat.events import Cursor, Ending, Opening
+from chat.events import Cursor, Opening
 from chat.live import PIECES_BEFORE_JOIN, GrowingText, LiveAnswer
 
 OPENING = Opening(
@@ -59,7 +59,7 @@ async def test_growth_and_end_wake_every_reader() -> None:
     await asyncio.gather(*readers)
     reader = asyncio.create_task(answer.changed())
     await asyncio.sleep(0)
-    answer.end(Ending(message_id=2, status="complete"))
+    answer.end(status="complete")
     await reader
 
 
@@ -77,7 +77,7 @@ async def test_a_reader_that_left_while_it_waited_is_no_trouble() -> None:
 
 async def test_begun_waits_through_heartbeats() -> None:
     answer = LiveAnswer(pk=2, opening=OPENING)
-    begun = asyncio.create_task(answer.begun())
+    begun = asyncio.create_task(answer.begun(Cursor()))
     await asyncio.sleep(0)
 
     answer.wake()

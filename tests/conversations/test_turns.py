@@ -8,7 +8,7 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 
 from conversations.models import Conversation, Message, Writer
-from conversations.turns import Outcome, close_turn, open_turn
+from conversations.turns import Outcome, Question, close_turn, open_turn
 from conversations.writers import interrupt_orphans
 from llmbackend.errors import AnswerInProgress, NotFound, UnknownModel
 from tests.conftest import make_user
@@ -33,7 +33,7 @@ def ask(user, conversation, question="Hi", *, writer=None):
     return open_turn(
         user=user,
         conversation_id=conversation.pk,
-        question=question,
+        asked=Question(question),
         writer=writer or uuid.uuid4(),
     )
 

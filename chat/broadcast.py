@@ -1,0 +1,215 @@
+"""
+The text of live answers in Redis, for the processes that do not write them.
+
+What grew is appended ten times a second, all answers in one pipeline, and a message
+on the answer's channel says that there is more. Redis only makes it quick: a reader
+that finds a gap, or nothing, has the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from chat.events import Cursor
+from chat.live import LiveAnswer
+from llmbackend.cache import FAILURES, breaker
+from llmbackend.config import Config
+
+PUSH_EVERY = 0.1
+TIMEOUT = 1.0
+KEPT_AFTER_END = 600
+# So that a process that dies leaves nothing for ever.
+KEPT_WHILE_LIVE = 3600
+LISTEN = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What an answer grew by; it begins at `start`."""
+
+    start: Cursor
+    reasoning: str
+    text: str
+
+    def to_json(self) -> str:
+        start = [self.start.reasoning, self.start.text]
+        return json.dumps([*start, self.reasoning, self.text], ensure_ascii=False)
+
+    @property
+    def end(self) -> Cursor:
+        return Cursor(
+            self.start.reasoning + len(self.reasoning), self.start.text + len(self.text)
+        )
+
+    @classmethod
+    def from_json(cls, row: bytes) -> Piece:
+        reasoning_from, text_from, reasoning, text = json.loads(row)
+        return cls(Cursor(reasoning_from, text_from), reasoning, text)
+
+
+class Nudges:
+    """What a follower of one answer waits for."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self.ended = False
+
+    def set(self, *, ended: bool) -> None:
+        self.ended = self.ended or ended
+        self._event.set()
+
+    async def came(self, *, until: float) -> bool:
+        """Wait for the next; False when the loop's time reached `until` first."""
+        try:
+            async with asyncio.timeout_at(until):
+                await self._event.wait()
+        except TimeoutError:
+            return False
+        self._event.clear()
+        return True
+
+
+class Broadcast:
+    """A process's side of it, both ways; belongs to one event loop."""
+
+    def __init__(self, config: Config, *, writer: uuid.UUID) -> None:
+        """`writer` is this process."""
+        self._writer = writer
+        self._redis = Redis.from_url(
+            f"redis://{config.redis.address}/{config.redis.db}",
+            password=config.redis.password or None,
+            socket_timeout=TIMEOUT,
+            socket_connect_timeout=TIMEOUT,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._pushed: dict[int, Cursor] = {}
+        self._ended: list[LiveAnswer] = []
+        self._listeners: dict[str, set[Nudges]] = {}
+        self._wanted = asyncio.Event()
+
+    def note_end(self, answer: LiveAnswer) -> None:
+        """The end of `answer` is committed: tell those who follow it."""
+        self._ended.append(answer)
+
+    async def push_forever(self, live: Callable[[], Iterable[LiveAnswer]]) -> None:
+        """Push what grew of the answers that `live` gives, and what ended."""
+        while True:
+            await asyncio.sleep(PUSH_EVERY)
+            ended, self._ended = self._ended, []
+            try:
+                await self._push(list(live()), ended)
+            except FAILURES as exc:
+                breaker.trip(exc)
+            for answer in ended:
+                self._pushed.pop(answer.pk, None)
+
+    async def _push(
+        self, live: Sequence[LiveAnswer], ended: Sequence[LiveAnswer]
+    ) -> None:
+        """One pipeline with all that grew, one message for each answer that did."""
+        if breaker.resting():
+            return
+        grown = [(answer, self._new(answer)) for answer in (*live, *ended)]
+        pieces = [(answer.pk, piece) for answer, piece in grown if piece is not None]
+        over = {answer.pk for answer in ended}
+        if not pieces and not over:
+            return
+        pipe = self._redis.pipeline(transaction=False)
+        for pk, piece in pieces:
+            pipe.rpush(self._key(pk), piece.to_json())
+            pipe.expire(self._key(pk), KEPT_WHILE_LIVE)
+        for pk in over:
+            pipe.expire(self._key(pk), KEPT_AFTER_END)
+        for pk in over.union(pk for pk, _ in pieces):
+            pipe.publish(self._key(pk), "end" if pk in over else "more")
+        await pipe.execute()
+        self._pushed.update({pk: piece.end for pk, piece in pieces})
+
+    def _new(self, answer: LiveAnswer) -> Piece | None:
+        start = self._pushed.get(answer.pk, answer.start)
+        growth = answer.since(start)
+        if growth is None:
+            return None
+        return Piece(start, growth.reasoning, growth.text)
+
+    def _key(self, answer_pk: int) -> str:
+        return key_of(answer_pk, self._writer)
+
+    async def pieces(self, key: str, *, after: int) -> tuple[list[Piece], int]:
+        """
+        The pieces from the `after`th on, and how many there are in all.
+
+        None, and `after`, when Redis cannot be asked.
+        """
+        if breaker.resting():
+            return [], after
+        try:
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.llen(key)
+            pipe.lrange(key, after, -1)
+            length, rows = await pipe.execute()
+        except FAILURES as exc:
+            breaker.trip(exc)
+            return [], after
+        return [Piece.from_json(row) for row in rows], length
+
+    @contextmanager
+    def listening(self, key: str) -> Iterator[Nudges]:
+        """Nudges whenever there is more under `key`, and at its end."""
+        nudges = Nudges()
+        self._listeners.setdefault(key, set()).add(nudges)
+        self._wanted.set()
+        try:
+            yield nudges
+        finally:
+            self._listeners[key].discard(nudges)
+            if not self._listeners[key]:
+                del self._listeners[key]
+
+    async def listen_forever(self) -> None:
+        """Hear of what other processes push, while anybody follows it."""
+        while True:
+            await self._wanted.wait()
+            try:
+                await self._listen()
+            except FAILURES as exc:
+                breaker.trip(exc)
+                await asyncio.sleep(TIMEOUT)
+
+    async def _listen(self) -> None:
+        heard: set[str] = set()
+        async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+            while self._listeners:
+                wanted = set(self._listeners)
+                if wanted - heard:
+                    await pubsub.subscribe(*(wanted - heard))
+                if heard - wanted:
+                    await pubsub.unsubscribe(*(heard - wanted))
+                heard = wanted
+                message = await pubsub.get_message(timeout=LISTEN)
+                if message is not None:
+                    ended = message["data"] == b"end"
+                    for nudges in self._listeners.get(message["channel"].decode(), ()):
+                        nudges.set(ended=ended)
+        self._wanted.clear()
+
+    async def aclose(self) -> None:
+        await self._redis.aclose()
+
+
+def key_of(answer_pk: int, writer: uuid.UUID | None) -> str:
+    """
+    Of a list of pieces, and of the channel that tells of them.
+
+    By writer, since what a dead one pushed last may not be what is gone on from.
+    """
+    return f"llmbackend:live:{answer_pk}:{writer}"
