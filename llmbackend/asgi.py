@@ -33,6 +33,7 @@ from chat.routing import socket_routes, streaming_routes
 from llmbackend.chat_models import Providers
 from llmbackend.config import Config
 from llmbackend.guard import BodyLimit, Guard
+from llmbackend.lag import LoopLag
 from llmbackend.rest import RestApplication
 from llmbackend.threads import DatabaseThreads
 from rag.retrieval import Knowledge
@@ -59,6 +60,7 @@ class Application:
         self.answers = Answers(
             threads=self.threads, providers=self.providers, knowledge=self.knowledge
         )
+        self.lag = LoopLag()
         self._starting: asyncio.Task[None] | None = None
         rest = RestApplication(
             threads=self.threads,
@@ -106,6 +108,7 @@ class Application:
         self.knowledge.embedding.start()
         await self.answers.start()
         await self.providers.start()
+        self._watching = asyncio.create_task(self.lag.watch_forever())
         stop_with_reactor(self)
 
     async def drain(self, *, grace: float) -> None:
@@ -119,6 +122,7 @@ class Application:
     async def shutdown(self) -> None:
         """End everything the process owns; safe to call twice."""
         await self.drain(grace=settings.CONFIG.server.shutdown_grace)
+        self._watching.cancel()
         await self.answers.aclose()
         await self.providers.aclose()
         await asyncio.to_thread(self.threads.close)

@@ -1,39 +1,135 @@
-"""uvicorn's HTTP, with what it leaves out: a request's head has a time and a size."""
+"""
+uvicorn's HTTP and WebSocket, with what they leave out.
+
+A request's head has a time and a size, and a client that takes nothing has a time too.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 import uuid
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import (
+    WebSocketsSansIOProtocol,
+)
 
 from llmbackend.errors import Invalid, LLMBackendError, TooLarge
 from llmbackend.guard import SECURITY_HEADERS, log_access
 from llmbackend.http import error_answer
 from llmbackend.log import request_id
 
+UNACKNOWLEDGED_SECONDS = 30
+
+
+class Stall:
+    """
+    Drops a connection whose client takes nothing for `patience` seconds.
+
+    To be told when the transport's buffer is full and when it has drained; nothing is
+    done as long as it never fills. What little there is in the buffer is lost, and the
+    connection with it: a client that comes back reads on.
+    """
+
+    looks = 3
+
+    def __init__(self, transport: Any, *, patience: float) -> None:
+        self._transport = transport
+        self._every = patience / self.looks
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        self._left, self._idle = self._transport.get_write_buffer_size(), 0
+        self._wait()
+
+    def end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _wait(self) -> None:
+        self.end()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._every, self._look)
+
+    def _look(self) -> None:
+        left = self._transport.get_write_buffer_size()
+        self._idle = self._idle + 1 if left >= self._left else 0
+        self._left = left
+        if self._idle < self.looks:
+            self._wait()
+        else:
+            self._transport.abort()
+
+
+def give_up_unacknowledged(transport: Any) -> None:
+    """Have the kernel drop a connection whose other end has vanished, where it can."""
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if option is not None:
+        with suppress(OSError):
+            plain = transport.get_extra_info("socket")
+            plain.setsockopt(socket.IPPROTO_TCP, option, UNACKNOWLEDGED_SECONDS * 1000)
+
+
+class PatientSocket(WebSocketsSansIOProtocol):
+    """A WebSocket that is dropped when its client takes nothing."""
+
+    stall_seconds = 30.0
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._stall = Stall(transport, patience=self.stall_seconds)
+        give_up_unacknowledged(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stall.end()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stall.begin()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stall.end()
+
 
 class BoundedProtocol(HttpToolsProtocol):
     """
-    Closes a connection whose client dawdles over a request's head, or over the rest
-    of a body that was refused; answers what is not HTTP as everything is answered.
+    Closes a connection whose client dawdles over a request's head, over the rest of a
+    body that was refused, or over taking an answer; answers what is not HTTP as
+    everything is answered.
     """
 
+    stall_seconds = 30.0
     head_seconds = 10.0
     head_bytes = 64 << 10
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._stall = Stall(transport, patience=self.stall_seconds)
+        give_up_unacknowledged(transport)
         self._deadline: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._in_body = False
         self._began = time.monotonic()
         self._expect_head()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stall.begin()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stall.end()
+
     def connection_lost(self, exc: Exception | None) -> None:
+        self._stall.end()
         self._stop_waiting()
         super().connection_lost(exc)
 

@@ -18,7 +18,7 @@ import uvicorn
 from django.conf import settings
 from django.urls import get_resolver
 
-from llmbackend.protocol import BoundedProtocol
+from llmbackend.protocol import BoundedProtocol, PatientSocket
 
 BACKLOG = 2048
 # Seconds for readers to take the end of what they read, and for all else to end.
@@ -151,6 +151,7 @@ def uvicorn_config(application: Any) -> uvicorn.Config:
     return uvicorn.Config(
         application,
         http=BoundedProtocol,
+        ws=PatientSocket,
         backlog=BACKLOG,
         lifespan="on",
         log_config=None,
@@ -158,6 +159,8 @@ def uvicorn_config(application: Any) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         ws_max_size=1 << 20,
+        # Pieces of a few characters do not pay for a compressor a socket.
+        ws_per_message_deflate=False,
         timeout_graceful_shutdown=AFTER_DRAIN,
     )
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
 import uvicorn
+from websockets.sync.client import connect
 
-from llmbackend.protocol import BoundedProtocol
+from llmbackend.protocol import BoundedProtocol, PatientSocket
 from llmbackend.serving import bind, uvicorn_config
 
 
@@ -42,6 +44,11 @@ def address() -> Iterator[tuple[str, int]]:
     config = uvicorn_config(application)
     config.http = Impatient
     config.timeout_keep_alive = 1
+    yield from served(config)
+
+
+def served(config: uvicorn.Config) -> Iterator[tuple[str, int]]:
+    """The address of a server that runs meanwhile."""
     server = uvicorn.Server(config)
     listening = bind(host="127.0.0.1", port=0)
     found = listening.getsockname()
@@ -144,3 +151,71 @@ def test_what_is_no_request_is_answered_in_the_one_form(
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert json.loads(body)["code"] == code
     assert json.loads(body)["request_id"].encode() in head
+
+
+@pytest.fixture(scope="module")
+def offering() -> Iterator[tuple[str, int]]:
+    class Brief(BoundedProtocol):
+        stall_seconds = 0.3
+
+    class BriefSocket(PatientSocket):
+        stall_seconds = 0.3
+
+    config = uvicorn_config(endless)
+    config.http, config.ws = Brief, BriefSocket
+    yield from served(config)
+
+
+class TestClientsThatTakeNothing:
+    """A server that offers without end, and clients that stop taking."""
+
+    def test_a_stalled_stream_is_dropped(self, offering: tuple[str, int]) -> None:
+        left.clear()
+        with closing(socket.create_connection(offering, timeout=5)) as stalled:
+            stalled.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+
+            assert left.wait(5)
+            assert offered[-1] < 64 << 20
+
+    def test_a_stalled_socket_is_dropped(self, offering: tuple[str, int]) -> None:
+        left.clear()
+        url = f"ws://{offering[0]}:{offering[1]}/"
+        with connect(url, max_queue=1, close_timeout=0, compression=None):
+            assert left.wait(5)
+
+    def test_a_slow_one_is_not(self, offering: tuple[str, int]) -> None:
+        left.clear()
+        with closing(socket.create_connection(offering, timeout=5)) as slow:
+            slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            for _ in range(12):
+                assert not left.wait(0.1)
+                taken = 0
+                while taken < 4 << 20:
+                    taken += len(slow.recv(1 << 20))
+
+
+left = threading.Event()
+offered: list[int] = [0]
+
+
+async def endless(scope: Any, receive: Any, send: Any) -> None:
+    """Sends until its client has left, over HTTP and WebSocket."""
+    if scope["type"] == "lifespan":
+        await application(scope, receive, send)
+        return
+    offered.append(0)
+    await receive()
+    gone = asyncio.ensure_future(receive())
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        piece = {"type": "http.response.body", "body": b"x" * 16384, "more_body": True}
+    else:
+        await send({"type": "websocket.accept"})
+        piece = {"type": "websocket.send", "text": "x" * 16384}
+    with suppress(OSError):
+        while not gone.done():
+            await send(dict(piece))
+            offered[-1] += 16384
+            await asyncio.sleep(0)
+    await gone
+    left.set()
