@@ -17,6 +17,9 @@ test: environment ## Run the tests
 
 check: check-format check-lint check-types check-imports check-migrations check-deploy ## Check all else: format, lint, types, imports, migrations, deployment
 
+bench: environment ## Measure streams, requests, memory and start-up, with a stub provider
+	@$(VENV) -m benchmarks.speed $(ARGS)
+
 bench-retrieval: environment ## Measure retrieval on XQuAD: DATA=<folder with xquad.zh.json, xquad.en.json>
 	@$(VENV) -m benchmarks.retrieval "$(DATA)" $(ARGS)
 
@@ -48,4 +51,4 @@ check-migrations: environment
 check-deploy: environment
 	LLMBACKEND_CONFIG=tests/production.yaml $(VENV) manage.py check --deploy --fail-level WARNING
 
-.PHONY: help run test check bench-retrieval format clean environment check-format check-lint check-types check-imports check-migrations check-deploy
+.PHONY: help run test check bench bench-retrieval format clean environment check-format check-lint check-types check-imports check-migrations check-deploy

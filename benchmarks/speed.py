@@ -1,0 +1,325 @@
+"""
+How fast the server is, measured from outside: streams, requests, memory, start.
+
+    python -m benchmarks.speed [--json FILE] [--only streams requests memory start]
+    python -m benchmarks.speed --base-url URL --pid PID
+
+Without --base-url a server is started on files of its own, with a stub provider on
+port 18081. Another server is measured under its URL and process id, with a provider for
+the model `gpt-stub` at http://127.0.0.1:18081/v1.
+
+CPU is the server's user and system time over all its processes. The delay of a piece is
+from the stub's write to the client's read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import uvloop
+import yaml
+
+from benchmarks.load import (
+    Stream,
+    Target,
+    body_of,
+    gathered,
+    read_streams,
+    send_requests,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+STUB_PORT = 18081
+WHO = {"username": "benchmark", "password": "a long password"}
+PARTS = ("streams", "requests", "memory", "start")
+# Streams at once, pieces of each, milliseconds between two, pieces in a write.
+STREAMS = (
+    (50, 200, 0, 1),
+    (200, 200, 0, 1),
+    (500, 100, 0, 1),
+    (50, 200, 0, 16),
+    (50, 200, 20, 1),
+    (200, 200, 20, 1),
+    (500, 200, 20, 1),
+)
+
+
+@dataclass
+class Server:
+    """The server under test and, where it is ours, how it was started."""
+
+    base_url: str
+    process: psutil.Process
+
+    def cpu(self) -> float:
+        """Seconds that all its processes have taken so far."""
+        times = [each.cpu_times() for each in self._tree()]
+        return float(sum(each.user + each.system for each in times))
+
+    def memory(self) -> int:
+        """Bytes resident, over all its processes."""
+        return sum(each.memory_info().rss for each in self._tree())
+
+    def _tree(self) -> list[psutil.Process]:
+        return [self.process, *self.process.children(recursive=True)]
+
+
+@contextmanager
+def started(arguments: Sequence[str]) -> Iterator[psutil.Process]:
+    process = subprocess.Popen(
+        [sys.executable, *arguments], cwd=ROOT, stdout=sys.stderr
+    )
+    try:
+        yield psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def own_server(workers: int) -> Iterator[Server]:
+    """`manage.py serve` on files that are gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = {
+            "server": {"port": 18080, "workers": workers, "shutdown_grace": 1},
+            "sqlite": {"path": "benchmark.db"},
+            "accounts": {"bcrypt_cost": 4},
+            "local": {"enabled": False},
+            "providers": [
+                {
+                    "name": "stub",
+                    "base_url": f"http://127.0.0.1:{STUB_PORT}/v1",
+                    "api_key": "sk-none",
+                    "chat_models": ["gpt-stub"],
+                }
+            ],
+        }
+        path = Path(folder, "config.yaml")
+        path.write_text(yaml.safe_dump(config))
+        os.environ["LLMBACKEND_CONFIG"] = str(path)
+        base_url = "http://127.0.0.1:18080"
+        with started(["manage.py", "serve"]) as process:
+            asyncio.run(until_ready(Target(base_url, "")))
+            yield Server(base_url, process)
+
+
+async def until_ready(target: Target) -> None:
+    for _ in range(600):
+        try:
+            await body_of(target, "GET", "/healthz", None)
+        except OSError:
+            await asyncio.sleep(0.01)
+        else:
+            return
+    raise SystemExit("The server did not start.")
+
+
+async def sign_in(base_url: str) -> Target:
+    anonymous = Target(base_url, "")
+    await body_of(anonymous, "POST", "/api/users/register", WHO)
+    answer = await body_of(anonymous, "POST", "/api/users/login", WHO)
+    return Target(base_url, answer["token"])
+
+
+async def conversations(target: Target, count: int) -> list[int]:
+    new = {"title": "Benchmark", "model": "gpt-stub"}
+    path = "/api/conversations/create"
+    made = [body_of(target, "POST", path, new) for _ in range(count)]
+    return [each["conversation_id"] for each in await gathered(made, at_once=16)]
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+async def measure_streams(
+    target: Target, server: Server, *, repeats: int
+) -> list[dict[str, Any]]:
+    rows = []
+    # The first answer imports what is left to import.
+    await read_streams(target, await conversations(target, 5), order=order(5, 0, 1))
+    for at_once, pieces, pace, batch in STREAMS:
+        runs = []
+        for _ in range(repeats):
+            made = await conversations(target, at_once)
+            spread = 1.0 if pace else 0.0
+            before, began = server.cpu(), time.monotonic()
+            told = await read_streams(
+                target, made, order=order(pieces, pace, batch), spread=spread
+            )
+            seconds = time.monotonic() - began
+            runs.append(figures(told, at_once * pieces, server.cpu() - before, seconds))
+        row = {"streams": at_once, "pace_ms": pace, "batch": batch, **median_of(runs)}
+        rows.append(row)
+        print(line_of(row), flush=True)
+    return rows
+
+
+def order(pieces: int, pace: int, batch: int) -> str:
+    return f"chunks={pieces} pace={pace} batch={batch}"
+
+
+def figures(
+    told: Sequence[Stream], pieces: int, cpu: float, seconds: float
+) -> dict[str, float]:
+    delays = [delay for stream in told for delay in stream.delays]
+    return {
+        "cpu_us_a_piece": cpu / pieces * 1e6,
+        "pieces_a_second": len(delays) / seconds,
+        "delay_p50_ms": percentile(delays, 0.5) * 1e3,
+        "delay_p99_ms": percentile(delays, 0.99) * 1e3,
+        "first_p50_ms": percentile([s.first for s in told], 0.5) * 1e3,
+        "first_p99_ms": percentile([s.first for s in told], 0.99) * 1e3,
+        "lost": pieces - len(delays) + sum(not s.complete for s in told),
+    }
+
+
+def median_of(runs: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {
+        name: round(statistics.median(run[name] for run in runs), 3) for name in runs[0]
+    }
+
+
+def line_of(row: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {value}" for name, value in row.items())
+
+
+async def measure_fixed_cost(target: Target, server: Server) -> dict[str, Any]:
+    """CPU of a stream of one piece: sign-in, history, rows, the end."""
+    made = await conversations(target, 320)
+    before = server.cpu()
+    for start in range(0, len(made), 16):
+        part = made[start : start + 16]
+        await read_streams(target, part, order=order(1, 0, 1))
+    row = {"stream_of_one_cpu_ms": round((server.cpu() - before) / len(made) * 1e3, 3)}
+    print(line_of(row), flush=True)
+    return row
+
+
+async def measure_requests(
+    base_url: str, server: Server, *, seconds: float
+) -> list[dict[str, Any]]:
+    target = await sign_in(base_url)
+    made = await conversations(target, 20)
+    for _ in range(10):
+        await read_streams(target, made[:1], order=order(5, 0, 1))
+    new = {"title": "Benchmark", "model": "gpt-stub"}
+    requests = {
+        "list": target.request("GET", "/api/conversations/list"),
+        "history": target.request("GET", f"/api/conversations/history/{made[0]}"),
+        "create": target.request("POST", "/api/conversations/create", new),
+    }
+    rows = []
+    for name, request in requests.items():
+        for connections in (1, 16, 64):
+            before = server.cpu()
+            run = await send_requests(
+                target, request, connections=connections, seconds=seconds
+            )
+            answered = len(run.latencies)
+            row = {
+                "request": name,
+                "connections": connections,
+                "a_second": round(answered / run.seconds),
+                "p50_ms": round(percentile(run.latencies, 0.5) * 1e3, 2),
+                "p99_ms": round(percentile(run.latencies, 0.99) * 1e3, 2),
+                "cpu_ms": round((server.cpu() - before) / answered * 1e3, 3),
+                "failed": run.failed,
+            }
+            rows.append(row)
+            print(line_of(row), flush=True)
+    return rows
+
+
+async def measure_memory(target: Target, server: Server) -> dict[str, Any]:
+    """What an open stream costs: 2,000 of them, a piece each half second."""
+    made = await conversations(target, 2000)
+    before = server.memory()
+    reading = asyncio.ensure_future(
+        read_streams(target, made, order=order(24, 500, 1), spread=5.0)
+    )
+    await asyncio.sleep(9)
+    with_all = server.memory()
+    told = await reading
+    row = {
+        "open": len(made),
+        "idle_mb": round(before / 2**20, 1),
+        "kb_a_stream": round((with_all - before) / len(made) / 1024, 1),
+        "incomplete": sum(not each.complete for each in told),
+    }
+    print(line_of(row), flush=True)
+    return row
+
+
+def measure_start() -> dict[str, Any]:
+    """Seconds from the command to the first answered request, migrating included."""
+    taken = []
+    for _ in range(4):
+        began = time.monotonic()
+        with own_server(workers=1):
+            taken.append(time.monotonic() - began)
+    row = {"start_seconds": round(statistics.median(taken), 2)}
+    print(line_of(row), flush=True)
+    return row
+
+
+async def measured(server: Server, asked: argparse.Namespace) -> dict[str, Any]:
+    found: dict[str, Any] = {"load_before": os.getloadavg(), "cores": os.cpu_count()}
+    if "requests" in asked.only:
+        found["requests"] = await measure_requests(
+            server.base_url, server, seconds=asked.seconds
+        )
+    WHO["username"] = "streams"
+    target = await sign_in(server.base_url)
+    if "streams" in asked.only:
+        found["streams"] = await measure_streams(target, server, repeats=asked.repeats)
+        found["fixed"] = await measure_fixed_cost(target, server)
+    if "memory" in asked.only:
+        found["memory"] = await measure_memory(target, server)
+    found["load_after"] = os.getloadavg()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--base-url", help="measure this server")
+    parser.add_argument("--pid", type=int, help="its process id")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each setting")
+    parser.add_argument("--seconds", type=float, default=4.0, help="a run of requests")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--json", type=Path, help="write the figures here, too")
+    asked = parser.parse_args()
+    with started(["-m", "benchmarks.stub", str(STUB_PORT)]):
+        if asked.base_url:
+            server = Server(asked.base_url, psutil.Process(asked.pid))
+            found = uvloop.run(measured(server, asked))
+        else:
+            with own_server(asked.workers) as server:
+                found = uvloop.run(measured(server, asked))
+            if "start" in asked.only:
+                found["start"] = measure_start()
+    print(f"load {found['load_before']} before, {found['load_after']} after")
+    if asked.json:
+        asked.json.write_text(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
