@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Max, QuerySet
+from django.db.models import Count, F, Max, Q, QuerySet
 from django.utils import timezone
 
 from accounts import idempotency
@@ -150,10 +150,12 @@ def _open_turn(
             return made
         provider = provider_for(conversation.model, config=settings.CONFIG).name
         beat(writer)
-        if _messages(conversation).filter(status=Status.STREAMING).exists():
+        last, running = _numbered(conversation)
+        if running:
             raise AnswerInProgress
         now = timezone.now()
-        rows = _rows(conversation, asked, _Writing(provider, writer, now))
+        new = _New(conversation, last + 1, _Writing(provider, writer, now))
+        rows = _rows(new, asked)
         Conversation.objects.filter(pk=conversation.pk).update(
             active_leaf=rows.answer, updated_at=now, version=F("version") + 1
         )
@@ -198,9 +200,17 @@ class _Writing:
     now: datetime
 
 
-def _rows(conversation: Conversation, asked: Asked, writing: _Writing) -> _Rows:
-    last = _messages(conversation).aggregate(last=Max("number"))["last"] or 0
-    new = _New(conversation, last + 1, writing)
+def _numbered(conversation: Conversation) -> tuple[int, bool]:
+    """The last message's number, and whether an answer is being written."""
+    found = _messages(conversation).aggregate(
+        last=Max("number", default=0),
+        running=Count("pk", filter=Q(status=Status.STREAMING)),
+    )
+    return found["last"], bool(found["running"])
+
+
+def _rows(new: _New, asked: Asked) -> _Rows:
+    conversation = new.conversation
     if isinstance(asked, Question):
         question = new.question(asked.text, conversation.active_leaf_id)
         return _Rows(question=question, answer=new.answer(question))
@@ -220,7 +230,7 @@ def _rows(conversation: Conversation, asked: Asked, writing: _Writing) -> _Rows:
     if isinstance(asked, Regenerate):
         answer = new.answer(question)
     elif place == len(path) - 1:
-        answer = _reopened(old, conversation.model, writing)
+        answer = _reopened(old, conversation.model, new.writing)
     else:
         raise NotActive("Only the last answer of the active branch can go on.")
     return _Rows(question=question, answer=answer, before=place - 1)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 
@@ -126,6 +126,8 @@ def lock(conversation_id: int) -> None:
     Whoever changes messages takes this lock first: in another order, a deletion and
     the end of an answer would wait for each other. SQLite has one writer at a time.
     """
+    if not connection.features.has_select_for_update:
+        return
     row = Conversation.objects.select_for_update().filter(pk=conversation_id)
     row.values_list("pk").first()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -82,6 +83,22 @@ def test_a_writer_whose_answer_was_taken_stops_without_a_word(
     assert provider.wait_until(lambda: provider.answering == 0)
     until_idle(served)
     assert Message.objects.get(number=2).content == "What the taker stored"
+
+
+def test_a_stop_that_another_process_asked_for_is_found_within_a_second(
+    as_alice: Client, conversation: int, provider: FakeProvider
+) -> None:
+    with half_an_answer(as_alice, conversation, provider) as (_, lines):
+        asked_at = time.monotonic()
+        Message.objects.filter(status="streaming").update(stop_requested=True)
+        rest = list(lines)
+
+    assert '"event":"done"' in "".join(rest)
+    assert provider.wait_until(lambda: provider.answering == 0)
+    left_at = provider.requests[-1].client_left_at
+    assert left_at is not None
+    assert left_at - asked_at < 1.0
+    assert as_alice.history(conversation)[-1]["status"] == "stopped"
 
 
 def test_an_answer_a_dead_process_left_is_interrupted_at_the_next_send(
