@@ -78,18 +78,23 @@ def held_by(writer: uuid.UUID) -> QuerySet[Message]:
     return Message.objects.filter(status=STREAMING, writer=writer)
 
 
+def orphans() -> QuerySet[Message]:
+    """The answers whose writer is dead, or has no row any more."""
+    return Message.objects.filter(
+        Q(writer=None) | Q(writer__heartbeat_at__lt=Now() - SILENT), status=STREAMING
+    )
+
+
 def interrupt_orphans(*, conversation_id: int | None = None) -> int:
     """
     End as `interrupted` the answers whose writer is dead; how many there were.
 
     Costs one read when there are none.
     """
-    orphans = Message.objects.filter(
-        Q(writer=None) | Q(writer__heartbeat_at__lt=Now() - SILENT), status=STREAMING
-    )
+    left = orphans()
     if conversation_id is not None:
-        orphans = orphans.filter(conversation=conversation_id)
-    found = list(orphans.values_list("pk", "conversation_id"))
+        left = left.filter(conversation=conversation_id)
+    found = list(left.values_list("pk", "conversation_id"))
     return sum(_interrupt(pk, conversation) for pk, conversation in found)
 
 

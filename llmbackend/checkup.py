@@ -1,0 +1,143 @@
+"""What an installation needs to work, looked at one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import httpx2
+from django.conf import settings
+
+from llmbackend import cache, health
+from llmbackend.chat_models import usable_models
+from llmbackend.config import Provider
+from llmbackend.keys import key_file
+from llmbackend.providers import FAILURES, Clients, authorization
+from rag.embedders import embedding_models
+
+PATIENCE = 10.0
+ENOUGH_BYTES = 1 << 30
+State = Literal["ok", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was looked at, how it is, and what to do about it if anything."""
+
+    state: State
+    subject: str
+    said: str
+
+
+def findings() -> Iterator[Finding]:
+    """All of it; config.yaml itself was read, or Django would not run."""
+    yield Finding("ok", "config", "config.yaml is complete and valid")
+    yield _secrets()
+    yield _database()
+    yield _space()
+    yield _redis()
+    yield from _listening()
+    yield from asyncio.run(_providers())
+    models = ", ".join(model.model for model in usable_models(config=settings.CONFIG))
+    yield Finding("ok", "chat models", models)
+    names = ", ".join(model.name for model in embedding_models(settings.CONFIG))
+    yield Finding("ok", "embedding models", names)
+
+
+def _secrets() -> Finding:
+    if settings.CONFIG.database.url:
+        return Finding("ok", "secrets", "derived from jwt.secret")
+    path = key_file(settings.CONFIG)
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if settings.KEYS.notice:
+        return Finding("ok", "secrets", f"{settings.KEYS.notice} Back it up, too.")
+    return Finding("ok", "secrets", f"{path.name}, mode {mode:o}. Back it up, too.")
+
+
+def _database() -> Finding:
+    kind = "PostgreSQL" if settings.CONFIG.database.url else "SQLite"
+    state = health.database_state()
+    if state == "ok":
+        return Finding("ok", "database", f"{kind} is reached and up to date")
+    if state == "not migrated":
+        return Finding(
+            "warning", "database", f"{kind} is reached; run manage.py migrate"
+        )
+    return Finding("error", "database", f"{kind} cannot be reached")
+
+
+def _space() -> Finding:
+    folder = settings.CONFIG.sqlite.path.parent
+    free = shutil.disk_usage(folder).free
+    said = f"{free >> 20} MB are free where the database lies"
+    return Finding("ok" if free > ENOUGH_BYTES else "warning", "disk", said)
+
+
+def _redis() -> Finding:
+    address = settings.CONFIG.redis.address
+    if not address:
+        return Finding("ok", "redis", "not configured, and not needed")
+    if cache.reachable():
+        return Finding("ok", "redis", f"{address} answers")
+    return Finding("warning", "redis", f"{address} cannot be reached; SQL is used")
+
+
+def _listening() -> Iterator[Finding]:
+    server = settings.CONFIG.server
+    said = f"{server.host}:{server.port}, {server.workers} worker(s)"
+    yield Finding("ok", "server", said)
+    if settings.CONFIG.allowed_hosts == ("*",):
+        advice = "any host name is answered for; name yours in server.allowed_hosts"
+        yield Finding("warning", "server", advice)
+    if server.host not in {"127.0.0.1", "::1", "localhost"} and (
+        not server.trusted_proxies
+    ):
+        advice = (
+            "reached from other machines without TLS; put a proxy in front and name it "
+            "in server.trusted_proxies"
+        )
+        yield Finding("warning", "server", advice)
+
+
+async def _providers() -> list[Finding]:
+    clients = Clients()
+    try:
+        providers = settings.CONFIG.providers
+        return list(await asyncio.gather(*(_asked(p, clients) for p in providers)))
+    finally:
+        await clients.aclose()
+
+
+async def _asked(provider: Provider, clients: Clients) -> Finding:
+    """Ask for the provider's models: free of charge, and it needs the key."""
+    subject = f"provider {provider.name}"
+    if not provider.api_key:
+        said = "no key in config.yaml; conversations must bring one"
+        return Finding("ok", subject, said)
+    client = clients.client_for(provider)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await client.get(
+                "/models",
+                cast_to=httpx2.Response,
+                options={
+                    "headers": authorization(provider.api_key),
+                    "max_retries": 0,
+                    "follow_redirects": False,
+                },
+            )
+    except TimeoutError:
+        return Finding("error", subject, f"no answer within {PATIENCE:.0f} seconds")
+    except FAILURES as exc:
+        status = getattr(exc, "status_code", None)
+        if status in {401, 403}:
+            return Finding("error", subject, "it refuses the API key")
+        if status is not None:
+            # Not every provider lists its models; it was reached, though.
+            return Finding("warning", subject, f"reached; it answers HTTP {status}")
+        return Finding("error", subject, f"it cannot be reached ({type(exc).__name__})")
+    return Finding("ok", subject, "reached, and the API key is accepted")

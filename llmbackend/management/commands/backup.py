@@ -1,0 +1,68 @@
+"""manage.py backup: one consistent copy of everything, while the server runs."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from llmbackend import postgresql
+from llmbackend.keys import key_file
+
+PAGES_AT_ONCE = 2000
+
+
+class Command(BaseCommand):
+    help = (
+        "Copies the database, and beside it the file with the secrets, to PATH; the "
+        "server may go on."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("path", type=Path, help="a file that does not exist yet")
+
+    def handle(self, *, path: Path, **options: Any) -> None:
+        if path.exists() or not path.parent.is_dir():
+            raise CommandError(f"{path}: expected a new file in an existing folder.")
+        draft = path.with_name(f".{path.name}.part")
+        try:
+            if settings.CONFIG.database.url:
+                draft.touch(mode=0o600)
+                postgresql.run("pg_dump", ["--format=custom", "--file", str(draft)])
+            else:
+                self.copy_sqlite(draft)
+                copy_secrets(path.with_name(f"{path.name}.keys"))
+            draft.rename(path)
+        finally:
+            draft.unlink(missing_ok=True)
+        self.stdout.write(f"The backup is complete: {path}")
+
+    def copy_sqlite(self, target: Path) -> None:
+        """SQLite's own online copy: what was committed when it ends, and no less."""
+
+        def progress(status: int, remaining: int, total: int) -> None:
+            self.stderr.write(f"{total - remaining} of {total} pages", ending="\r")
+
+        target.touch(mode=0o600)
+        with (
+            closing(sqlite3.connect(settings.CONFIG.sqlite.path)) as source,
+            closing(sqlite3.connect(target)) as copy,
+        ):
+            source.backup(copy, pages=PAGES_AT_ONCE, progress=progress)
+            # One file, not three, and readable where nothing may be written.
+            copy.execute("PRAGMA journal_mode=DELETE")
+            (verdict,) = copy.execute("PRAGMA integrity_check").fetchone()
+        self.stderr.write("")
+        if verdict != "ok":
+            raise CommandError("The copy is damaged, and so is perhaps the database.")
+
+
+def copy_secrets(target: Path) -> None:
+    """Without them nobody's stored API keys can be read."""
+    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+        file.write(key_file(settings.CONFIG).read_bytes())

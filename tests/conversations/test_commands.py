@@ -1,0 +1,92 @@
+"""recover_answers and prune_conversations."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+
+from conversations.models import Conversation, Message
+from tests.conftest import make_user
+from tests.conversations.conftest import (
+    make_conversation,
+    make_streaming,
+    make_turns,
+    make_writer,
+)
+
+
+def output_of(*command: str) -> str:
+    out = StringIO()
+    call_command(*command, stdout=out, stderr=StringIO())
+    return out.getvalue()
+
+
+@pytest.fixture
+def alice(db: None) -> Any:
+    return make_user("alice")
+
+
+class TestRecoverAnswers:
+    @pytest.fixture
+    def left(self, alice: Any) -> Message:
+        writer = make_writer(silent=60)
+        return make_streaming(make_conversation(alice), writer=writer)
+
+    def test_answers_of_the_dead_are_ended(self, left: Message) -> None:
+        assert output_of("recover_answers") == "1 answers were ended.\n"
+        left.refresh_from_db()
+        assert left.status == "interrupted"
+
+    def test_a_dry_run_changes_nothing(self, left: Message) -> None:
+        assert output_of("recover_answers", "--dry-run").startswith("1 answers would")
+        left.refresh_from_db()
+        assert left.status == "streaming"
+
+
+class TestPruneConversations:
+    @pytest.fixture
+    def conversations(self, alice: Any) -> list[Conversation]:
+        """One of Alice's that is old, one that is not, and an old one of Bob's."""
+        bob = make_user("bob")
+        made = [make_conversation(owner) for owner in (alice, alice, bob)]
+        for conversation in made:
+            make_turns(conversation, "Hi")
+        old = Conversation.objects.filter(pk__in=[made[0].pk, made[2].pk])
+        old.update(updated_at=timezone.now() - timedelta(days=91))
+        return made
+
+    def test_what_is_old_goes_with_its_messages(
+        self, conversations: list[Conversation]
+    ) -> None:
+        said = output_of("prune_conversations", "--older-than", "90d")
+
+        assert said == "2 conversations were removed.\n"
+        assert list(Conversation.objects.all()) == [conversations[1]]
+        assert {m.conversation_id for m in Message.objects.all()} == {
+            conversations[1].pk
+        }
+
+    def test_of_one_user_only(self, conversations: list[Conversation]) -> None:
+        output_of("prune_conversations", "--older-than", "90d", "--user", "BOB")
+
+        assert set(Conversation.objects.all()) == set(conversations[:2])
+
+    def test_a_dry_run_only_counts(self, conversations: list[Conversation]) -> None:
+        said = output_of("prune_conversations", "--older-than", "12w", "--dry-run")
+
+        assert said == "2 conversations would be removed.\n"
+        assert Conversation.objects.count() == 3
+
+    @pytest.mark.parametrize("wrong", ["90", "d", "-1d", "3y"])
+    def test_an_age_has_a_unit(self, db: None, wrong: str) -> None:
+        with pytest.raises(CommandError, match="12h, 90d or 8w"):
+            output_of("prune_conversations", f"--older-than={wrong}")
+
+    def test_an_unknown_user_is_an_error(self, db: None) -> None:
+        with pytest.raises(CommandError, match="no user 'nobody'"):
+            output_of("prune_conversations", "--older-than=1d", "--user=nobody")

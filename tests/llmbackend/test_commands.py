@@ -1,0 +1,160 @@
+"""The operator's commands about the whole installation, as processes of their own."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import fake_provider
+from tests.fake_provider import FakeProvider, Script, refusal
+from tests.served import ROOT, ServeProcess, fake_section, serving
+
+
+def run(server: ServeProcess, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "manage.py", *command],
+        cwd=ROOT,
+        env=server.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[FakeProvider]:
+    with fake_provider.running() as fake:
+        yield fake
+
+
+class TestDoctor:
+    def installation(self, folder: Path, base_url: str) -> ServeProcess:
+        server = ServeProcess(folder, config={"providers": fake_section(base_url)})
+        run(server, "migrate")
+        return server
+
+    def test_a_sound_installation_has_no_error(
+        self, tmp_path: Path, provider: FakeProvider
+    ) -> None:
+        models = Script(body=b'{"data": []}', headers={"Content-Type": "text/json"})
+        provider.routes["/models"] = lambda _: models
+        server = self.installation(tmp_path, provider.base_url)
+
+        done = run(server, "doctor")
+
+        assert done.returncode == 0, done.stdout
+        assert "provider fake: reached, and the API key is accepted" in done.stdout
+        assert "SQLite is reached and up to date" in done.stdout
+        assert provider.requests[-1].api_key == "sk-configured-key"
+        assert "sk-configured-key" not in done.stdout + done.stderr
+
+    def test_a_refused_key_is_an_error(
+        self, tmp_path: Path, provider: FakeProvider
+    ) -> None:
+        provider.routes["/models"] = lambda _: refusal(401)
+        server = self.installation(tmp_path, provider.base_url)
+
+        done = run(server, "doctor")
+
+        assert done.returncode == 1
+        assert "ERROR    provider fake: it refuses the API key" in done.stdout
+
+    def test_what_cannot_be_reached_is_named(self, tmp_path: Path) -> None:
+        server = ServeProcess(
+            tmp_path,
+            config={
+                "providers": fake_section("http://127.0.0.1:9/v1"),
+                "redis": {"address": "127.0.0.1:9"},
+            },
+        )
+
+        done = run(server, "doctor")
+
+        assert done.returncode == 1
+        assert "provider fake: it cannot be reached" in done.stdout
+        assert "redis: 127.0.0.1:9 cannot be reached" in done.stdout
+        assert "run manage.py migrate" in done.stdout
+
+
+def test_a_generated_secret_is_long_and_new(tmp_path: Path) -> None:
+    server = ServeProcess(tmp_path, config={})
+
+    secrets = {run(server, "generate_secret").stdout.strip() for _ in range(2)}
+
+    assert len(secrets) == 2
+    assert all(len(secret) >= 64 for secret in secrets)
+
+
+class TestBackups:
+    def test_a_backup_made_while_serving_restores_everything(
+        self, tmp_path: Path
+    ) -> None:
+        (tmp_path / "old").mkdir()
+        (tmp_path / "new").mkdir()
+        backup = tmp_path / "monday.db"
+        config: dict[str, Any] = {"providers": fake_section("http://127.0.0.1:9/v1")}
+        body = {"title": "Mine", "model": "gpt-4o", "api_key": "sk-own"}
+        with serving(tmp_path / "old", **config) as server:
+            with server.signed_in() as alice:
+                alice.post("/api/conversations/create", json=body).raise_for_status()
+            done = run(server, "backup", str(backup))
+            assert done.returncode == 0, done.stderr
+        other = ServeProcess(tmp_path / "new", config=config)
+        secrets = Path(f"{backup}.keys")
+        assert stat.S_IMODE(backup.stat().st_mode) == 0o600
+        assert stat.S_IMODE(secrets.stat().st_mode) == 0o600
+
+        restored = run(other, "restore", str(backup))
+
+        assert restored.returncode == 0, restored.stderr
+        with sqlite3.connect(other.database) as rows:
+            assert rows.execute(
+                "SELECT title FROM conversations_conversation"
+            ).fetchone()
+        kept = Path(f"{other.database}.keys")
+        assert kept.read_bytes() == secrets.read_bytes()
+        assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+    def test_users_are_not_replaced_by_accident(self, tmp_path: Path) -> None:
+        backup = tmp_path / "monday.db"
+        with serving(tmp_path) as server:
+            server.signed_in("alice").close()
+            run(server, "backup", str(backup))
+            server.signed_in("bob").close()
+
+        refused = run(server, "restore", str(backup))
+        assert refused.returncode == 1
+        assert "--force" in refused.stderr
+        with sqlite3.connect(server.database) as rows:
+            assert rows.execute("SELECT COUNT(*) FROM accounts_user").fetchone() == (2,)
+
+        assert run(server, "restore", str(backup), "--force").returncode == 0
+        with sqlite3.connect(server.database) as rows:
+            assert rows.execute("SELECT COUNT(*) FROM accounts_user").fetchone() == (1,)
+
+    def test_what_is_no_backup_is_refused(self, tmp_path: Path) -> None:
+        server = ServeProcess(tmp_path, config={})
+        broken = tmp_path / "broken.db"
+        broken.write_bytes(b"SQLite format 3\x00" + b"x" * 4096)
+
+        done = run(server, "restore", str(broken))
+
+        assert done.returncode == 1
+        assert "not a whole backup" in done.stderr
+
+    def test_nothing_is_overwritten(self, tmp_path: Path) -> None:
+        server = ServeProcess(tmp_path, config={})
+        run(server, "migrate")
+        there = tmp_path / "there"
+        there.write_text("precious")
+
+        assert run(server, "backup", str(there)).returncode == 1
+        assert there.read_text() == "precious"
