@@ -67,7 +67,7 @@ class TestRoutes:
         api = read("docs/api.md")
 
         for method, path in self.documented():
-            assert f"| [`{method} {path}`](#" in api
+            assert api.count(f"| [`{method} {path}`](#") == 1, path
 
 
 class TestErrorCodes:
@@ -79,6 +79,7 @@ class TestErrorCodes:
         told = {row[0]: row[1:] for row in self.ROW.findall(read("docs/api.md"))}
 
         assert told == {kind.code: self.row(kind) for kind in CLASSES}
+        assert len(self.ROW.findall(read("docs/api.md"))) == len(CLASSES)
 
     def row(self, kind: type[LLMBackendError]) -> tuple[str, str, str]:
         error = kind()
@@ -205,6 +206,18 @@ class TestDocuments:
             assert target.is_relative_to(ROOT), link
             if anchor:
                 assert anchor in anchors_of(target), link
+
+    @pytest.mark.parametrize(
+        # Each version in the changelog has its "Added".
+        "document",
+        [path for path in DOCUMENTS if path.name != "CHANGELOG.md"],
+        ids=lambda path: path.name,
+    )
+    def test_no_two_headings_of_a_document_are_alike(self, document: Path) -> None:
+        text = document.read_text(encoding="utf-8")
+        headings = re.findall(r"^#+ .+$", text, re.M)
+
+        assert len(headings) == len(set(headings))
 
     def test_the_architecture_fits_on_two_pages(self) -> None:
         assert len(read("ARCHITECTURE.md").splitlines()) < 150
