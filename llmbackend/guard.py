@@ -49,6 +49,9 @@ PREFLIGHT_HEADERS = (
     ),
     (b"Access-Control-Max-Age", b"86400"),
 )
+# Bytes a second; less is no network but somebody who keeps connections busy.
+SLOWEST = 1 << 10
+TOO_SLOW = "The request's body did not arrive in time."
 EXPOSED = (
     b"Access-Control-Expose-Headers",
     b"Retry-After, X-Request-ID, X-Next-Before",
@@ -67,8 +70,9 @@ class Guard:
     """
     Wraps an ASGI application.
 
-    `limits` are tried in order, then `default_limit`; a body that pauses longer than
-    `body_pause` seconds is given up.
+    `limits` are tried in order, then `default_limit`. A body is given up that pauses
+    longer than `body_pause` seconds, or that after `body_patience` seconds has come
+    more slowly than SLOWEST.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class Guard:
         limits: Sequence[BodyLimit],
         default_limit: int = 1 << 20,
         body_pause: float = 30.0,
+        body_patience: float = 60.0,
     ) -> None:
         self._application = application
         self._server = server
@@ -87,6 +92,7 @@ class Guard:
         self._limits = limits
         self._default_limit = default_limit
         self._body_pause = body_pause
+        self._body_patience = body_patience
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -107,6 +113,7 @@ class Guard:
             client=self._client(scope, headers),
             limit=self._limit_for(scope["path"]),
             pause=self._body_pause,
+            patience=self._body_patience,
             extra=self._cors(scope, headers),
         )
         try:
@@ -192,6 +199,7 @@ class Exchange:
         client: str,
         limit: int,
         pause: float,
+        patience: float,
         extra: list[tuple[bytes, bytes]],
     ) -> None:
         self._scope = scope
@@ -200,6 +208,7 @@ class Exchange:
         self._client = client
         self._limit = limit
         self._pause = pause
+        self._patience = patience
         self._extra = extra
         self._received = 0
         self._is_whole = False
@@ -215,16 +224,22 @@ class Exchange:
         """The next part of the body, which must keep coming and stay within bounds."""
         if self._is_whole:
             return await self._receive()
+        if self._is_too_slow():
+            raise Invalid(TOO_SLOW)
         try:
             async with asyncio.timeout(self._pause):
                 message = await self._receive()
         except TimeoutError:
-            raise Invalid("The request's body did not arrive in time.") from None
+            raise Invalid(TOO_SLOW) from None
         self._received += len(message.get("body", b""))
         if self._received > self._limit:
             raise TooLarge
         self._is_whole = not message.get("more_body", False)
         return message
+
+    def _is_too_slow(self) -> bool:
+        elapsed = time.monotonic() - self._began
+        return elapsed > self._patience and self._received < elapsed * SLOWEST
 
     async def send(self, message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":

@@ -22,7 +22,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import (
 from llmbackend.errors import Invalid, LLMBackendError, TooLarge
 from llmbackend.guard import SECURITY_HEADERS, log_access
 from llmbackend.http import error_answer
-from llmbackend.log import request_id
+from llmbackend.log import request_id, request_path
 
 UNACKNOWLEDGED_SECONDS = 30
 
@@ -114,6 +114,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._stall = Stall(transport, patience=self.stall_seconds)
         give_up_unacknowledged(transport)
+        self.url = b""
         self._deadline: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._in_body = False
@@ -175,6 +176,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _answer(self, error: LLMBackendError) -> None:
         request_id.set(uuid.uuid4().hex)
+        request_path.set(self.url.decode("latin-1"))
         status, headers, body = error_answer(error)
         named = (b"X-Request-ID", request_id.get().encode())
         ends = (b"Connection", b"close")

@@ -60,6 +60,7 @@ async def ask(
     path: str = "/api/chat/1",
     headers: dict[str, str] | None = None,
     parts: Iterable[bytes] = (b"",),
+    between: float = 0,
     peer: str = "127.0.0.1",
     server: config.Server | None = None,
 ) -> Answer:
@@ -80,6 +81,7 @@ async def ask(
         limits=[BodyLimit(paths=re.compile("/api/chat/"), limit=100)],
         default_limit=1000,
         body_pause=0.05,
+        body_patience=0.1,
     )
     left = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
     if left:
@@ -89,6 +91,7 @@ async def ask(
     async def receive() -> dict[str, Any]:
         if not left:
             await asyncio.Event().wait()
+        await asyncio.sleep(between)
         return left.pop(0)
 
     async def send(message: dict[str, Any]) -> None:
@@ -148,6 +151,39 @@ class TestBody:
 
         assert answer.status == 400
         assert "in time" in answer.json["error"]
+
+    async def test_one_that_dribbles_is_given_up(self) -> None:
+        answer = await ask(Inner(), parts=[b"x"] * 50, between=0.01)
+
+        assert answer.status == 400
+        assert "in time" in answer.json["error"]
+        assert 5 < answer.read < 50
+
+    async def test_one_that_comes_slowly_but_comes_is_taken(self) -> None:
+        path = "/api/conversations/create"
+
+        answer = await ask(Inner(), path=path, parts=[b"x" * 60] * 16, between=0.01)
+
+        assert answer.status == 200
+
+    @pytest.mark.parametrize(
+        "refused",
+        [
+            {"headers": {"host": "evil.example"}},
+            {"headers": {"content-length": "1001"}},
+            {"parts": [b"x" * 600] * 2},
+            {"parts": []},
+            {"parts": [b"x"] * 50, "between": 0.01},
+        ],
+    )
+    async def test_a_client_of_knowledge_bases_is_refused_in_their_form(
+        self, refused: dict[str, Any]
+    ) -> None:
+        answer = await ask(Inner(), path="/api/rag/doc/upload", **refused)
+
+        assert answer.status in {400, 413}
+        assert answer.json["success"] is False
+        assert answer.json["message"] == answer.json["error"]
 
 
 class TestCors:

@@ -222,3 +222,15 @@ async def endless(scope: Any, receive: Any, send: Any) -> None:
             await asyncio.sleep(0)
     await gone
     left.set()
+
+
+@pytest.mark.parametrize("path", [b"/api/rag/kb/list", b"/api/rag/chat?x=1"])
+def test_a_client_of_knowledge_bases_is_answered_in_theirs(
+    connection: socket.socket, path: bytes
+) -> None:
+    connection.sendall(b"GET %b HTTP/1.1\r\n" % path + b"X-A: %b\r\n" % (b"b" * 5000))
+
+    _, _, body = everything(connection).partition(b"\r\n\r\n")
+    told = json.loads(body)
+    assert (told["success"], told["code"]) == (False, "too_large")
+    assert told["message"] == told["error"]

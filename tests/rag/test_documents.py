@@ -168,7 +168,7 @@ class TestWhatIsRefused:
     ) -> None:
         response = upload(as_alice, base, encoding="klingon")
 
-        assert response.status_code == 400
+        is_refused(response, 400, "unknown_encoding")
         assert not Document.objects.exists()
 
     @pytest.mark.parametrize("kb_id", [x for x in NO_UUIDS if isinstance(x, str)])

@@ -23,6 +23,7 @@ from rag.extracted import Extracted
 from rag.extraction.extract import extract
 from rag.extraction.types import type_of
 from tests.rag.documents import (
+    OLE,
     WORD,
     body,
     lines,
@@ -265,7 +266,7 @@ class TestDocx:
             extract(data, type="docx")
 
     def test_a_password(self) -> None:
-        ole = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500)
+        ole = OLE + bytes(500)
 
         with pytest.raises(EncryptedDocument):
             extract(ole + "EncryptedPackage".encode("utf-16-le"), type="docx")

@@ -32,6 +32,7 @@ from rag.parsed import MAX_TEXT_BYTES, read_result
 from rag.parsing import Parsed, Sizes, parse
 from rag.terms import pack_terms
 from tests.rag.documents import (
+    OLE,
     body,
     lines,
     pages_pdf,
@@ -42,7 +43,6 @@ from tests.rag.documents import (
 )
 
 MIB = 1 << 20
-OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 CHINESE = "为了保护民事主体的合法权益，调整民事关系，维护社会和经济秩序，制定本法。"
 
 
