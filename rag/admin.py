@@ -27,7 +27,10 @@ class KnowledgeBaseAdmin(ReadOnlyAdmin):
     list_select_related = ["owner"]
     search_fields = ["=id", "name", "owner__username"]
     list_filter = ["embedding_model"]
-    fields = ["id", "name", "owner", "embedding_model", "dimension", "version"]
+    fields = [
+        *["id", "name", "owner", "embedding_model", "dimension", "version"],
+        *["chunk_size_cjk", "chunk_size_latin", "overlap_percent", "created_at"],
+    ]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[KnowledgeBase]:
         ready = Count("documents", filter=Q(documents__status=Document.Status.READY))

@@ -12,15 +12,25 @@ from django.utils import timezone
 from accounts.models import User
 from rag.embedders import embedding_model
 from rag.models import Document, KnowledgeBase
+from rag.sentences import Sizes
 
 
-def create(*, owner: User, name: str, embedding_model_name: str) -> KnowledgeBase:
+def create(
+    *,
+    owner: User,
+    name: str,
+    embedding_model_name: str,
+    sizes: Sizes = Sizes(),  # noqa: B008 - it is frozen.
+) -> KnowledgeBase:
     """A new base; "" names the default model. Raises UnknownEmbeddingModel."""
     model = embedding_model(embedding_model_name, config=settings.CONFIG)
     return KnowledgeBase.objects.create(
         owner=owner,
         name=name,
         embedding_model=model.name,
+        chunk_size_cjk=sizes.cjk,
+        chunk_size_latin=sizes.latin,
+        overlap_percent=sizes.overlap_percent,
         created_at=timezone.now(),
     )
 

@@ -8,15 +8,9 @@ from typing import Any
 from rest_framework import serializers
 
 from llmbackend.fields import StringField
+from rag.sentences import Sizes
 
 MODES = ("hybrid", "dense", "keyword")
-
-
-class NewKnowledgeBaseSerializer(serializers.Serializer[Any]):
-    kb_name = StringField(max_length=500)
-    embedding_model = StringField(
-        required=False, allow_blank=True, allow_null=True, max_length=200
-    )
 
 
 class UuidField(serializers.UUIDField):
@@ -35,6 +29,33 @@ class WholeNumberField(serializers.IntegerField):
         if type(data) is not int:
             self.fail("invalid")
         return data
+
+
+class NewKnowledgeBaseSerializer(serializers.Serializer[Any]):
+    """Smaller chunks say too little to be found; larger ones embedders cut."""
+
+    kb_name = StringField(max_length=500)
+    embedding_model = StringField(
+        required=False, allow_blank=True, allow_null=True, max_length=200
+    )
+    chunk_size_cjk = WholeNumberField(
+        default=Sizes().cjk, min_value=100, max_value=2000
+    )
+    chunk_size_latin = WholeNumberField(
+        default=Sizes().latin, min_value=300, max_value=6000
+    )
+    overlap_percent = WholeNumberField(
+        default=Sizes().overlap_percent, min_value=0, max_value=50
+    )
+
+    def sizes(self) -> Sizes:
+        """The chunk sizes that are asked for."""
+        fields = self.validated_data
+        return Sizes(
+            cjk=fields["chunk_size_cjk"],
+            latin=fields["chunk_size_latin"],
+            overlap_percent=fields["overlap_percent"],
+        )
 
 
 class KnowledgeBaseSerializer(serializers.Serializer[Any]):

@@ -51,20 +51,16 @@ class KnowledgeBaseViewSet(viewsets.ViewSet):
             owner=owner_of(request),
             name=asked.validated_data["kb_name"],
             embedding_model_name=asked.validated_data.get("embedding_model") or "",
+            sizes=asked.sizes(),
         )
         return succeeded(
             f"知识库创建成功,使用模型: {base.embedding_model}",
-            kb_id=str(base.pk),
-            embedding_model=base.embedding_model,
+            **as_base(base),
         )
 
     def list(self, request: Request) -> Response:
         mine = KnowledgeBase.objects.owned_by(owner_of(request))
-        rows = mine.order_by("created_at", "pk")
-        kbs = [
-            {"kb_id": str(pk), "kb_name": name, "embedding_model": model}
-            for pk, name, model in rows.values_list("pk", "name", "embedding_model")
-        ]
+        kbs = [as_base(base) for base in mine.order_by("created_at", "pk")]
         return succeeded("知识库列表获取成功", kbs=kbs)
 
     def destroy(self, request: Request) -> Response:
@@ -160,6 +156,18 @@ class RetrievalViewSet(viewsets.ViewSet):
         return succeeded(
             "支持的Embedding模型列表获取成功", models=[model.name for model in usable]
         )
+
+
+def as_base(base: KnowledgeBase) -> dict[str, Any]:
+    """A base as the seed shows it, and how its documents are cut."""
+    return {
+        "kb_id": str(base.pk),
+        "kb_name": base.name,
+        "embedding_model": base.embedding_model,
+        "chunk_size_cjk": base.chunk_size_cjk,
+        "chunk_size_latin": base.chunk_size_latin,
+        "overlap_percent": base.overlap_percent,
+    }
 
 
 def as_result(passage: Passage) -> dict[str, Any]:

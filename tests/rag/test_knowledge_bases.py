@@ -9,7 +9,7 @@ import pytest
 
 from rag.models import Chunk, Document, KnowledgeBase
 from tests.conftest import Client
-from tests.rag.embeddings import added, is_refused, make_base, retrieve
+from tests.rag.embeddings import added, is_refused, make_base, retrieve, upload
 
 NO_UUIDS: list[Any] = [
     *[None, 7, 7.5, True, "", "abc", [], {}, ["x"], "a1b2c3d4-5678-90ab-cdef"],
@@ -17,6 +17,9 @@ NO_UUIDS: list[Any] = [
     "\x00",
     "x" * 10_000,
 ]
+
+
+SIZES = {"chunk_size_cjk": 400, "chunk_size_latin": 1100, "overlap_percent": 15}
 
 
 class TestCreate:
@@ -81,6 +84,56 @@ class TestCreate:
         assert make_base(as_alice) != make_base(as_alice)
 
 
+class TestChunkSizes:
+    SMALL = {"chunk_size_cjk": 100, "chunk_size_latin": 300, "overlap_percent": 0}
+    LARGE = {"chunk_size_cjk": 2000, "chunk_size_latin": 6000, "overlap_percent": 50}
+
+    @pytest.mark.parametrize("sizes", [{}, SMALL, LARGE, {"overlap_percent": 30}])
+    def test_those_that_are_asked_for_are_told_and_kept(
+        self, as_alice: Client, sizes: dict[str, int]
+    ) -> None:
+        body = as_alice.post("/api/rag/kb/create", json={"kb_name": "x", **sizes})
+
+        expected = {**SIZES, **sizes}
+        assert {name: body.json()[name] for name in SIZES} == expected
+        [listed] = as_alice.get("/api/rag/kb/list").json()["kbs"]
+        assert {name: listed[name] for name in SIZES} == expected
+
+    def test_documents_are_cut_by_them(self, as_alice: Client) -> None:
+        article = "不可抗力是不能预见、不能避免且不能克服的客观情况。" * 20
+
+        counts = [
+            upload(as_alice, make_base(as_alice, **sizes), article).json()["chunks"]
+            for sizes in (self.SMALL, {}, self.LARGE)
+        ]
+
+        assert counts == [5, 2, 1]
+
+    @pytest.mark.parametrize("name", SIZES)
+    @pytest.mark.parametrize("value", ["400", 400.0, True, None, [], -1, 6001, 2**70])
+    def test_one_out_of_bounds_is_a_400(
+        self, as_alice: Client, name: str, value: Any
+    ) -> None:
+        body = {"kb_name": "x", name: value}
+
+        is_refused(as_alice.post("/api/rag/kb/create", json=body), 400, "invalid")
+        assert not KnowledgeBase.objects.exists()
+
+    @pytest.mark.parametrize(
+        "sizes",
+        [
+            *[{"chunk_size_cjk": 99}, {"chunk_size_cjk": 2001}],
+            *[{"chunk_size_latin": 299}, {"overlap_percent": 51}],
+        ],
+    )
+    def test_the_bounds_are_those_documented(
+        self, as_alice: Client, sizes: dict[str, int]
+    ) -> None:
+        body = {"kb_name": "x", **sizes}
+
+        is_refused(as_alice.post("/api/rag/kb/create", json=body), 400, "invalid")
+
+
 class TestList:
     def test_it_is_empty_at_first(self, as_alice: Client) -> None:
         response = as_alice.get("/api/rag/kb/list")
@@ -106,11 +159,13 @@ class TestList:
                 "kb_id": first,
                 "kb_name": "法律知识库",
                 "embedding_model": "local-ngram",
+                **SIZES,
             },
             {
                 "kb_id": second,
                 "kb_name": "技术文档知识库",
                 "embedding_model": "fake-embedding",
+                **SIZES,
             },
         ]
 
