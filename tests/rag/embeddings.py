@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -138,3 +139,36 @@ def is_refused(response: httpx2.Response, status: int, code: str) -> None:
     assert body["success"] is False
     assert body["message"] == body["error"] != ""
     assert body["code"] == code
+
+
+def as_sent(
+    client: httpx2.Client, base: str, content: bytes, *, name: bytes = b"a.txt"
+) -> bytes:
+    """The bytes of an upload, its file's name as it stands."""
+    form = (
+        b'--x\r\nContent-Disposition: form-data; name="kb_id"\r\n\r\n%b\r\n'
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="%b"\r\n\r\n'
+        b"%b\r\n--x--\r\n" % (base.encode(), name, content)
+    )
+    head = (
+        "POST /api/rag/doc/upload HTTP/1.1\r\nHost: localhost\r\n"
+        f"Authorization: {client.headers['Authorization']}\r\n"
+        "Content-Type: multipart/form-data; boundary=x\r\n"
+        f"Content-Length: {len(form)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + form
+
+
+def connected(client: httpx2.Client) -> socket.socket:
+    """A connection of its own to a client's server."""
+    url = client.base_url
+    return socket.create_connection((url.host, url.port or 80), timeout=20)
+
+
+def answer_on(connection: socket.socket) -> httpx2.Response:
+    """What a server says, and then closes."""
+    said = b""
+    while part := connection.recv(65536):
+        said += part
+    head, _, body = said.partition(b"\r\n\r\n")
+    return httpx2.Response(int(head.split()[1]), content=body)

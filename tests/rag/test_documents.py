@@ -8,6 +8,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +16,22 @@ from django.utils import timezone
 
 from rag.models import Chunk, Document
 from tests.conftest import Client, Served
-from tests.rag.documents import lines, pages_pdf, simple_docx
+from tests.rag.documents import (
+    body,
+    lines,
+    pages_pdf,
+    paragraph,
+    raw_docx,
+    simple_docx,
+)
 from tests.rag.embeddings import (
     BIRDS,
     STATUTE,
     Embeddings,
     added,
+    answer_on,
+    as_sent,
+    connected,
     found,
     is_refused,
     make_base,
@@ -131,6 +142,62 @@ class TestUpload:
         added(as_alice, base, name=sent)
 
         assert listed(as_alice, base)[0]["doc_name"] == shown
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *[b"a\x00b.txt", b"a\rb.txt", b"a\nb.txt", b"a\r\nX: y\r\n\r\n.txt"],
+            *[
+                b"\xff\xfe.txt",
+                b"/etc/passwd",
+                b"..",
+                b"\\",
+                b" ",
+                b"a.txt/.",
+                b"%2e%2e",
+            ],
+            *[b"a" * 4096 + b".txt", b"&#0;.txt", b"&lt;script&gt;.txt", b"CON", b"."],
+        ],
+    )
+    def test_a_hostile_name_is_made_harmless_or_refused(
+        self, as_alice: Client, base: str, name: bytes
+    ) -> None:
+        with connected(as_alice) as connection:
+            connection.sendall(as_sent(as_alice, base, BIRDS.encode(), name=name))
+            response = answer_on(connection)
+
+        assert response.status_code in {200, 400}
+        for shown in (document["doc_name"] for document in listed(as_alice, base)):
+            assert shown.isprintable()
+            assert shown == Path(shown).name
+            assert len(shown) <= 255
+
+    def test_two_documents_may_have_one_name(self, as_alice: Client, base: str) -> None:
+        added(as_alice, base, "One.", name="a.txt")
+        added(as_alice, base, "Two.", name="a.txt")
+
+        assert [shown["doc_name"] for shown in listed(as_alice, base)] == ["a.txt"] * 2
+
+    def test_what_no_database_stores_is_left_out(
+        self, as_alice: Client, base: str
+    ) -> None:
+        stork = ("The stork\0 has no voice. " + BIRDS).encode()
+
+        added(as_alice, base, stork)
+        added(as_alice, base, stork.decode().encode("utf-16"))
+        added(as_alice, base, pages_pdf(lines("The swift\0 flies.")), name="a.pdf")
+
+        texts = "".join(Chunk.objects.values_list("text", flat=True))
+        assert texts.count("The stork has no voice.") == 2
+        assert "The swift flies." in texts
+
+    def test_half_a_character_is_refused(self, as_alice: Client, base: str) -> None:
+        torn = ("Storks \ud800. " + BIRDS).encode("utf-16-le", "surrogatepass")
+        word = raw_docx(body(paragraph("Storks &#xD800;.")))
+
+        is_refused(upload(as_alice, base, torn), 400, "unsupported_type")
+        refused = upload(as_alice, base, word, name="a.docx")
+        is_refused(refused, 400, "unreadable_document")
 
     def test_a_name_has_as_many_characters_as_a_file_system_allows(
         self, as_alice: Client, base: str
@@ -263,6 +330,18 @@ class TestLimits:
         unready(base, Document.Status.FAILED)
 
         assert upload(as_alice, base, "Two.").status_code == 200
+
+    def test_ten_at_once_are_no_more_than_allowed(
+        self, as_alice: Client, base: str, settings: Any
+    ) -> None:
+        limited(settings, max_documents=3)
+
+        with ThreadPoolExecutor(10) as pool:
+            sent = [pool.submit(upload, as_alice, base, f"No {n}.") for n in range(10)]
+            statuses = sorted(future.result().status_code for future in sent)
+
+        assert statuses == [200] * 3 + [413] * 7
+        assert Document.objects.count() == 3
 
     def test_bytes_too_many_are_a_413(
         self, as_alice: Client, base: str, settings: Any
