@@ -9,7 +9,7 @@ def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "llmbackend.settings")
     from django.core.management import execute_from_command_line
 
-    from llmbackend.config import ConfigError
+    from llmbackend.config_reading import ConfigError
 
     try:
         execute_from_command_line(sys.argv)

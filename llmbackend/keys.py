@@ -15,7 +15,8 @@ from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from llmbackend.config import Config, ConfigError, is_weak_secret, weakness
+from llmbackend.config import Config, is_weak_secret, weakness
+from llmbackend.config_reading import ConfigError
 
 _VERSION = 1
 

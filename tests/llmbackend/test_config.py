@@ -5,7 +5,8 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from llmbackend.config import Config, ConfigError, Provider, is_weak_secret, load
+from llmbackend.config import Config, Provider, is_weak_secret, load
+from llmbackend.config_reading import ConfigError
 
 Load = Callable[..., Config]
 Refuse = Callable[..., str]

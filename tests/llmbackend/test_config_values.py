@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from llmbackend.config import Config, ConfigError, load
+from llmbackend.config import Config, load
+from llmbackend.config_reading import ConfigError
 
 Load = Callable[..., Config]
 Refuse = Callable[[str], str]

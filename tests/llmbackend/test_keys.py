@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
-from llmbackend.config import Config, ConfigError, Database, Jwt, Sqlite
+from llmbackend.config import Config, Database, Jwt, Sqlite
+from llmbackend.config_reading import ConfigError
 from llmbackend.keys import load_keys
 
 STRONG = "correct-horse-battery-staple-and-more"
