@@ -23,3 +23,7 @@ class RegistrationSerializer(serializers.Serializer[Any]):
 class CredentialsSerializer(serializers.Serializer[Any]):
     username = StringField(max_length=1000, trim_whitespace=False)
     password = StringField(max_length=10_000, trim_whitespace=False)
+
+
+class RefreshSerializer(serializers.Serializer[Any]):
+    refresh = StringField(max_length=10_000)

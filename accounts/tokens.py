@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from django.db.models import Exists
 from rest_framework_simplejwt.exceptions import TokenError
-from rest_framework_simplejwt.tokens import AccessToken
+from rest_framework_simplejwt.tokens import AccessToken, RefreshToken
 
 from accounts.models import RevokedToken, User
 from llmbackend.errors import Unauthorized
@@ -17,18 +17,37 @@ from llmbackend.errors import Unauthorized
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """What a token with a good signature says."""
+    """
+    What a token with a good signature says.
+
+    `family` is the log-in it comes from: all tokens of one log-in end together.
+    """
 
     user_id: int
     version: int
     jti: str
+    family: str
     expires_at: float
 
 
-def issue(user: User) -> str:
-    """A new bearer token for `user`, valid for jwt.lifetime_hours."""
-    token = AccessToken.for_user(user)
+def issue(user: User, *, family: str = "") -> str:
+    """
+    A new bearer token for `user`, valid for jwt.lifetime_hours.
+
+    Without a `family` it is one of its own, which cannot be renewed.
+    """
+    return _signed(AccessToken.for_user(user), user=user, family=family)
+
+
+def issue_refresh(user: User, *, family: str) -> str:
+    """What gets the next bearer token of `family`; opens nothing by itself."""
+    return _signed(RefreshToken.for_user(user), user=user, family=family)
+
+
+def _signed(token: AccessToken | RefreshToken, *, user: User, family: str) -> str:
     token["ver"] = user.token_version
+    if family:
+        token["fam"] = family
     return str(token)
 
 
@@ -44,12 +63,22 @@ def claims_of(token: str) -> Claims:
 # cannot change; expiry, log-out and deactivation can, and are checked each time.
 @lru_cache(maxsize=4096)
 def _signed_claims(token: str) -> Claims:
+    return _read(AccessToken, token)
+
+
+def refresh_claims_of(token: str) -> Claims:
+    """The same of a refresh token."""
+    return _read(RefreshToken, token)
+
+
+def _read(kind: type[AccessToken | RefreshToken], token: str) -> Claims:
     try:
-        payload = AccessToken(token).payload  # type: ignore[arg-type]
+        payload = kind(token).payload  # type: ignore[arg-type]
         return Claims(
             user_id=int(payload["user_id"]),
             version=int(payload["ver"]),
             jti=str(payload["jti"]),
+            family=str(payload.get("fam") or payload["jti"]),
             expires_at=float(payload["exp"]),
         )
     except (TokenError, KeyError, TypeError, ValueError, OverflowError) as exc:
@@ -58,7 +87,12 @@ def _signed_claims(token: str) -> Claims:
 
 def user_for(claims: Claims) -> User:
     """The active user `claims` stand for, in one query; raise Unauthorized."""
-    revoked = RevokedToken.objects.filter(jti=claims.jti)
+    return user_unless_revoked(claims, ids=(claims.jti, claims.family))
+
+
+def user_unless_revoked(claims: Claims, *, ids: Collection[str]) -> User:
+    """The active user of `claims`, if none of `ids` is revoked, else Unauthorized."""
+    revoked = RevokedToken.objects.filter(jti__in=ids)
     user = (
         User.objects.filter(
             pk=claims.user_id, is_active=True, token_version=claims.version

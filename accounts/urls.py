@@ -2,9 +2,12 @@
 
 from django.urls import re_path
 
-from accounts.views import UserViewSet
+from accounts.views import LogInViewSet as LogIns, UserViewSet as Users
 
 urlpatterns = [
-    re_path(r"^api/users/register/?$", UserViewSet.as_view({"post": "register"})),
-    re_path(r"^api/users/login/?$", UserViewSet.as_view({"post": "login"})),
+    re_path(r"^api/users/register/?$", Users.as_view({"post": "register"})),
+    re_path(r"^api/users/login/?$", Users.as_view({"post": "login"})),
+    re_path(r"^api/users/token/refresh/?$", Users.as_view({"post": "refresh"})),
+    re_path(r"^api/users/logout/?$", LogIns.as_view({"post": "logout"})),
+    re_path(r"^api/users/logout_all/?$", LogIns.as_view({"post": "logout_all"})),
 ]

@@ -1,6 +1,8 @@
-"""Registration and log-in."""
+"""Registration, log-in and log-out."""
 
 from __future__ import annotations
+
+from typing import cast
 
 from django.contrib.auth import authenticate
 from rest_framework import viewsets
@@ -8,14 +10,21 @@ from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts import logins
+from accounts.logins import Tokens
+from accounts.models import User
 from accounts.registration import register
-from accounts.serializers import CredentialsSerializer, RegistrationSerializer
-from accounts.tokens import issue
+from accounts.serializers import (
+    CredentialsSerializer,
+    RefreshSerializer,
+    RegistrationSerializer,
+)
+from accounts.tokens import Claims
 from llmbackend.errors import InvalidCredentials
 
 
 class UserViewSet(viewsets.ViewSet):
-    """What can be asked without a token: an account, and a token for it."""
+    """What can be asked without a token: an account, and tokens for it."""
 
     authentication_classes = ()
     permission_classes = (AllowAny,)
@@ -32,4 +41,27 @@ class UserViewSet(viewsets.ViewSet):
         user = authenticate(**given.validated_data)
         if user is None:
             raise InvalidCredentials
-        return Response({"token": issue(user)})
+        return told(logins.begin(user))
+
+    def refresh(self, request: Request) -> Response:
+        given = RefreshSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        return told(logins.renew(given.validated_data["refresh"]))
+
+
+class LogInViewSet(viewsets.ViewSet):
+    """What ends a log-in."""
+
+    def logout(self, request: Request) -> Response:
+        logins.end(cast(Claims, request.auth))
+        return Response({"message": "Logged out successfully"})
+
+    def logout_all(self, request: Request) -> Response:
+        logins.end_all(cast(User, request.user))
+        return Response({"message": "Logged out everywhere successfully"})
+
+
+def told(tokens: Tokens) -> Response:
+    """Tokens, in an answer that nothing on its way may keep."""
+    body = {"token": tokens.token, "refresh": tokens.refresh}
+    return Response(body, headers={"Cache-Control": "no-store"})

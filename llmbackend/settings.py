@@ -127,6 +127,7 @@ SIMPLE_JWT = {
     "ALGORITHM": "HS256",
     "SIGNING_KEY": KEYS.jwt,
     "ACCESS_TOKEN_LIFETIME": timedelta(hours=CONFIG.jwt.lifetime_hours),
+    "REFRESH_TOKEN_LIFETIME": timedelta(days=30),
 }
 
 LANGUAGE_CODE = "en"

@@ -42,16 +42,18 @@ class Held:
     password: str = field(default_factory=lambda: canary("password"))
     api_key: str = field(default_factory=lambda: canary("apikey"))
     token: str = ""
+    refresh: str = ""
     answers: list[str] = field(default_factory=list)
 
     @property
     def planted(self) -> dict[str, str]:
-        signature = self.token.rpartition(".")[2]
         return {
             "password": self.password,
             "api_key": self.api_key,
             "token": self.token,
-            "signature of the token": signature,
+            "signature of the token": self.token.rpartition(".")[2],
+            "refresh token": self.refresh,
+            "signature of the refresh token": self.refresh.rpartition(".")[2],
         }
 
     def keep(self, response: httpx2.Response) -> httpx2.Response:
@@ -118,8 +120,11 @@ def sign_up(client: httpx2.Client, held: Held) -> None:
     held.keep(client.post("/api/users/register", json=who)).raise_for_status()
     held.keep(client.post("/api/users/register", json=who))
     held.keep(client.post("/api/users/login", json={**who, "username": "bob"}))
-    # This answer is where the token is told.
-    held.token = client.post("/api/users/login", json=who).json()["token"]
+    # These answers are where tokens are told.
+    used = client.post("/api/users/login", json=who).json()["refresh"]
+    renewed = client.post("/api/users/token/refresh", json={"refresh": used}).json()
+    held.token, held.refresh = renewed["token"], renewed["refresh"]
+    held.keep(client.post("/api/users/token/refresh", json={"refresh": held.token}))
 
 
 def create(client: httpx2.Client, held: Held) -> list[int]:

@@ -19,6 +19,7 @@ import pytest
 from django.apps import apps
 from django.utils import timezone
 
+from accounts import logins
 from accounts.models import User
 from conversations.models import Writer
 from rag.dense import pack
@@ -91,6 +92,9 @@ ROWS = [
     Row("GET", "/readyz", "open"),
     Row("POST", "/api/users/register", "open", NEWCOMER, status=201),
     Row("POST", "/api/users/login", "open", LOGIN),
+    Row("POST", "/api/users/token/refresh", "open", {"refresh": "{refresh}"}),
+    Row("POST", "/api/users/logout", "signed in"),
+    Row("POST", "/api/users/logout_all", "signed in"),
     Row("POST", "/api/conversations/create", "signed in", NEW_CONVERSATION),
     Row("GET", "/api/conversations/list", "signed in"),
     Row("GET", "/api/conversations/history/{conversation_id}", "owner"),
@@ -132,12 +136,17 @@ guarded_rows = pytest.mark.parametrize("row", named(GUARDED))
 
 @pytest.fixture
 def owned(as_alice: Client) -> dict[str, Any]:
-    """What Alice owns, one of each kind."""
+    """What Alice owns, one of each kind, and the refresh token of someone else."""
     conversation = as_alice.conversation()
     as_alice.ask(conversation, "A question of Alice's")
     base = make_base(as_alice, kb_name="A base of Alice's")
     document = stored_document(uuid.UUID(base), "A document of Alice's")
-    return {"conversation_id": conversation, "kb_id": base, "doc_id": document}
+    return {
+        "conversation_id": conversation,
+        "kb_id": base,
+        "doc_id": document,
+        "refresh": logins.begin(make_user("carol")).refresh,
+    }
 
 
 def stored_document(base: uuid.UUID, text: str) -> str:

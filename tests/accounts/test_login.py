@@ -33,7 +33,7 @@ def test_answers_with_a_token_that_opens_the_users_routes(alice, anonymous):
     response = login(anonymous)
 
     assert response.status_code == 200
-    assert list(response.json()) == ["token"]
+    assert list(response.json()) == ["token", "refresh"]
     headers = {"Authorization": f"Bearer {response.json()['token']}"}
     listed = anonymous.get("/api/conversations/list", headers=headers)
     assert listed.status_code == 200
