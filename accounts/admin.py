@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.core.exceptions import ValidationError
 from django.http import HttpRequest
+from django.utils.translation import gettext as _
 
+from accounts.credentials import authenticated
 from accounts.models import User
+from llmbackend.errors import InvalidCredentials, RateLimited
+from llmbackend.http import address_of
+
+
+class LogInForm(AdminAuthenticationForm):
+    """The admin's log-in, whose failures count like those of the API."""
+
+    def clean(self) -> dict[str, Any]:
+        given = self.cleaned_data
+        username, password = given.get("username"), given.get("password")
+        if not (username and password and self.request):
+            return given
+        try:
+            user = authenticated(
+                username=username,
+                password=password,
+                address=address_of(self.request),
+            )
+        except InvalidCredentials as exc:
+            raise self.get_invalid_login_error() from exc
+        except RateLimited as exc:
+            minutes = math.ceil((exc.retry_after or 0) / 60)
+            message = _("Too many failed log-ins; try again in %(minutes)d minutes.")
+            raise ValidationError(message % {"minutes": minutes}) from exc
+        self.confirm_login_allowed(user)
+        self.user_cache = user
+        return given
+
+
+admin.site.login_form = LogInForm
 
 
 @admin.register(User)

@@ -110,3 +110,16 @@ class IdempotencyKey(models.Model):
 
     def __str__(self) -> str:
         return f"key {self.pk} of user {self.user_id}"
+
+
+class Tally(models.Model):
+    """How often something happened since its window began."""
+
+    key = models.CharField(max_length=100, primary_key=True)
+    count = models.PositiveIntegerField()
+    ends_at = models.BigIntegerField(
+        db_index=True, help_text="When the window ends: seconds since 1970."
+    )
+
+    def __str__(self) -> str:
+        return self.key

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import cast
 
-from django.contrib.auth import authenticate
 from rest_framework import viewsets
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts import logins
+from accounts.credentials import authenticated
 from accounts.logins import Tokens
 from accounts.models import User
 from accounts.registration import register
@@ -19,8 +19,9 @@ from accounts.serializers import (
     RefreshSerializer,
     RegistrationSerializer,
 )
+from accounts.throttles import count_registration
 from accounts.tokens import Claims
-from llmbackend.errors import InvalidCredentials
+from llmbackend.http import address_of
 
 
 class UserViewSet(viewsets.ViewSet):
@@ -32,15 +33,14 @@ class UserViewSet(viewsets.ViewSet):
     def register(self, request: Request) -> Response:
         asked = RegistrationSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
+        count_registration(address_of(request))
         register(**asked.validated_data)
         return Response({"message": "User registered successfully"}, status=201)
 
     def login(self, request: Request) -> Response:
         given = CredentialsSerializer(data=request.data)
         given.is_valid(raise_exception=True)
-        user = authenticate(**given.validated_data)
-        if user is None:
-            raise InvalidCredentials
+        user = authenticated(**given.validated_data, address=address_of(request))
         return told(logins.begin(user))
 
     def refresh(self, request: Request) -> Response:

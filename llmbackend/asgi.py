@@ -38,7 +38,11 @@ from llmbackend.rest import RestApplication
 from llmbackend.threads import DatabaseThreads
 from rag.retrieval import Knowledge
 
-PASSWORD_PATHS = ("/api/users/register", "/api/users/login", "/admin/login")
+PASSWORD_REQUESTS = (
+    "POST /api/users/register",
+    "POST /api/users/login",
+    "POST /admin/login",
+)
 UPLOAD_PATHS = ("/api/rag/doc/upload",)
 QUESTION_LIMIT = BodyLimit(paths=re.compile("/api/(chat/|rag/chat)"), limit=256 << 10)
 MULTIPART_OVERHEAD = 1 << 20
@@ -65,7 +69,8 @@ class Application:
         rest = RestApplication(
             threads=self.threads,
             password_threads=self.password_threads,
-            password_paths=PASSWORD_PATHS,
+            password_requests=PASSWORD_REQUESTS,
+            passwords_at_once=hashing,
             slow_paths=UPLOAD_PATHS,
             slow_at_once=max(1, size // 2),
         )

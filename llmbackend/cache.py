@@ -68,6 +68,41 @@ def forget(keys: Sequence[str]) -> None:
     _guarded(lambda cache: cache.delete_many(keys), otherwise=None)
 
 
+def count(key: str, *, seconds: int) -> tuple[int, int] | None:
+    """
+    Count under `key`, which is forgotten `seconds` after it was first counted.
+
+    The count, this one included, and the seconds left; None when there is no Redis.
+    """
+
+    def ask(cache: Any) -> tuple[int, int]:
+        name = cache.client.make_key(key)
+        pipe = cache.client.get_client(write=True).pipeline(transaction=True)
+        pipe.set(name, 0, ex=seconds, nx=True).incr(name).ttl(name)
+        _, counted, left = pipe.execute()
+        return counted, left
+
+    return _guarded(ask, otherwise=None)
+
+
+def counts(keys: Sequence[str]) -> dict[str, tuple[int, int]] | None:
+    """
+    The count and the seconds left of those of `keys` that were counted.
+
+    None when there is no Redis.
+    """
+
+    def ask(cache: Any) -> dict[str, tuple[int, int]]:
+        pipe = cache.client.get_client(write=False).pipeline(transaction=True)
+        for name in map(cache.client.make_key, keys):
+            pipe.get(name).ttl(name)
+        found = pipe.execute()
+        rows = zip(keys, found[::2], found[1::2], strict=True)
+        return {key: (int(counted), left) for key, counted, left in rows if counted}
+
+    return _guarded(ask, otherwise=None)
+
+
 def reachable() -> bool:
     """Whether the configured Redis answers now; asks it, whatever happened before."""
     try:

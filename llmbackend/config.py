@@ -84,9 +84,12 @@ class Jwt:
 
 @dataclass(frozen=True, kw_only=True)
 class Accounts:
-    """How passwords are kept."""
+    """How passwords are kept, and how often they may be tried; 0 is without limit."""
 
     bcrypt_cost: BcryptCost = 12
+    failed_logins_per_account: CountOrZero = 10
+    failed_logins_per_address: CountOrZero = 100
+    registrations_per_address: CountOrZero = 60
 
 
 @dataclass(frozen=True, kw_only=True)

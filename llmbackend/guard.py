@@ -106,11 +106,12 @@ class Guard:
         request_id.set(uuid.uuid4().hex)
         request_path.set(scope["path"])
         headers = dict(scope["headers"])
+        client = self._client(scope, headers)
         exchange = Exchange(
             scope,
             receive,
             send,
-            client=self._client(scope, headers),
+            client=client,
             limit=self._limit_for(scope["path"]),
             pause=self._body_pause,
             patience=self._body_patience,
@@ -123,7 +124,7 @@ class Guard:
                 await exchange.answer(204, headers=PREFLIGHT_HEADERS)
                 return
             exchange.refuse_declared_size(headers)
-            inner = self._without_forged(scope)
+            inner = self._as_believed(scope, client)
             await self._application(inner, exchange.receive, exchange.send)
         except Exception as exc:  # noqa: BLE001  The last handler there is.
             await exchange.fail(exc)
@@ -138,7 +139,7 @@ class Guard:
         began = time.monotonic()
         try:
             if self._is_our_host(headers) and (not origin or self._is_allowed(origin)):
-                inner = self._without_forged(scope)
+                inner = self._as_believed(scope, client)
                 await self._application(inner, receive, send)
             else:
                 await receive()
@@ -149,13 +150,12 @@ class Guard:
     def _client(self, scope: Scope, headers: dict[bytes, bytes]) -> str:
         return client_address(scope, headers, self._server.trusted_proxies)
 
-    def _without_forged(self, scope: Scope) -> Scope:
-        """`scope` without what only a trusted proxy may say of a request."""
-        if peer_of(scope) in self._server.trusted_proxies:
-            return scope
+    def _as_believed(self, scope: Scope, client: str) -> Scope:
+        """`scope` with the client's address, and what a trusted proxy alone may say."""
         headers = scope["headers"]
-        kept = [pair for pair in headers if not pair[0].startswith(b"x-forwarded-")]
-        return scope if len(kept) == len(headers) else {**scope, "headers": kept}
+        if peer_of(scope) not in self._server.trusted_proxies:
+            headers = [h for h in headers if not h[0].startswith(b"x-forwarded-")]
+        return {**scope, "headers": headers, "client": (client, 0)}
 
     def _is_our_host(self, headers: dict[bytes, bytes]) -> bool:
         host = headers.get(b"host", b"").decode("latin-1")

@@ -18,6 +18,7 @@ from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions as drf
 from rest_framework.parsers import BaseParser
+from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.utils import json as strict_json
 
@@ -126,6 +127,11 @@ def sentence_of(detail: Any) -> str:
         # Of a list of things, those without fault have an empty complaint.
         return sentence_of(next(item for item in detail if item))
     return str(detail)
+
+
+def address_of(request: HttpRequest | Request) -> str:
+    """Who asks, behind trusted proxies too; "-" if that is not known."""
+    return str(request.META.get("REMOTE_ADDR") or "-")
 
 
 def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | None:

@@ -6,8 +6,9 @@ import asyncio
 import os
 import tempfile
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import IO, Any
+from weakref import WeakValueDictionary
 
 from django.core import signals
 from django.core.handlers.asgi import ASGIRequest
@@ -53,36 +54,58 @@ class RestApplication:
         *,
         threads: DatabaseThreads,
         password_threads: DatabaseThreads,
-        password_paths: Iterable[str],
+        password_requests: Iterable[str],
+        passwords_at_once: int,
         slow_paths: Iterable[str],
         slow_at_once: int,
     ) -> None:
+        """
+        `password_requests`: such as "POST /api/users/login", for threads of their own.
+
+        Of one client at most `passwords_at_once` wait for them, so that another's
+        request comes next, however many that client has sent.
+        """
         self._api, self._pages = ApiHandler(), BaseHandler()
         self._api.load_middleware()
         self._pages.load_middleware()
         self._threads = threads
         self._password_threads = password_threads
-        self._password_paths = frozenset(password_paths)
+        self._password_requests = frozenset(password_requests)
+        self._passwords_at_once = passwords_at_once
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._slow_paths = frozenset(slow_paths)
         self._slow = asyncio.Semaphore(slow_at_once)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        path = scope["path"].rstrip("/")
-        threads = (
-            self._password_threads if path in self._password_paths else self._threads
-        )
+        threads, bound = self._way_of(scope)
         # In memory up to 1 MiB, in an unnamed file beyond.
         with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as body:
             if not await receive_whole(receive, into=body):
                 return
-            # What takes minutes must leave threads for what takes milliseconds.
-            async with self._slow if path in self._slow_paths else nullcontext():
+            async with bound:
                 answer = await threads.run(self.respond, scope, body)
         status, headers, content = answer
         await send(
             {"type": "http.response.start", "status": status, "headers": headers}
         )
         await send({"type": "http.response.body", "body": content})
+
+    def _way_of(
+        self, scope: Any
+    ) -> tuple[DatabaseThreads, AbstractAsyncContextManager[Any]]:
+        """The threads that answer a request, and what it waits for before them."""
+        path = scope["path"].rstrip("/")
+        if f"{scope['method']} {path}" in self._password_requests:
+            return self._password_threads, self._turn_of(scope)
+        # What takes minutes must leave threads for what takes milliseconds.
+        return self._threads, self._slow if path in self._slow_paths else nullcontext()
+
+    def _turn_of(self, scope: Any) -> asyncio.Semaphore:
+        client = (scope.get("client") or ("-", 0))[0]
+        turn = self._turns.get(client)
+        if turn is None:
+            turn = self._turns[client] = asyncio.Semaphore(self._passwords_at_once)
+        return turn
 
     def respond(self, scope: Any, body: IO[bytes]) -> Started:
         """Answer one request on this thread, body and all."""

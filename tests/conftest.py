@@ -15,10 +15,13 @@ from django.conf import settings as django_settings
 from django.db import connection, transaction
 from django.test.utils import setup_databases, teardown_databases
 
+from llmbackend import cache
 from llmbackend.config import Provider
-from tests import fake_provider
+from tests import fake_provider, redis_server
 
 PASSWORD = "correct horse battery"
+REDIS_PASSWORD = "canary-redis-password"
+REDIS_TIME_OUT = 1
 # Bases that name no model need no provider.
 RAG = replace(django_settings.CONFIG.rag, default_embedding_model="local-ngram")
 
@@ -84,6 +87,7 @@ def serving() -> Iterator[Served]:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
@@ -205,3 +209,31 @@ def as_alice(server: Served, alice: Any) -> Iterator[Client]:
 def as_mallory(server: Served, mallory: Any) -> Iterator[Client]:
     with client_of(server, mallory) as client:
         yield client
+
+
+@pytest.fixture
+def redis(
+    server: Served, settings: Any, monkeypatch: Any
+) -> Iterator[redis_server.RedisServer]:
+    """A Redis of this test's own, which the project is configured to use."""
+    redis_server.require_redis()
+    with redis_server.running(password=REDIS_PASSWORD) as running:
+        configured = replace(
+            settings.CONFIG.redis, address=running.address, password=REDIS_PASSWORD
+        )
+        settings.CONFIG = replace(settings.CONFIG, redis=configured)
+        settings.CACHES = {
+            "default": {
+                "BACKEND": "django_redis.cache.RedisCache",
+                "LOCATION": f"redis://{running.address}/0",
+                "KEY_PREFIX": "llmbackend",
+                "OPTIONS": {
+                    "PASSWORD": REDIS_PASSWORD,
+                    "SERIALIZER": "django_redis.serializers.json.JSONSerializer",
+                    "SOCKET_CONNECT_TIMEOUT": REDIS_TIME_OUT,
+                    "SOCKET_TIMEOUT": REDIS_TIME_OUT,
+                },
+            }
+        }
+        monkeypatch.setattr(cache, "breaker", cache.Breaker())
+        yield running

@@ -1,0 +1,25 @@
+"""Passwords that are given to prove who one is; failures are counted."""
+
+from __future__ import annotations
+
+from django.contrib.auth import authenticate
+
+from accounts.models import User
+from accounts.throttles import PasswordThrottle
+from llmbackend.errors import InvalidCredentials
+
+
+def authenticated(*, username: str, password: str, address: str) -> User:
+    """
+    The active user of that name and password, asked for from `address`.
+
+    Raises InvalidCredentials, and RateLimited after too many failures.
+    """
+    throttle = PasswordThrottle(username=username, address=address)
+    throttle.check()
+    user = authenticate(username=username, password=password)
+    if user is None:
+        throttle.failed()
+        raise InvalidCredentials
+    throttle.succeeded()
+    return user
