@@ -119,13 +119,14 @@ def ended_claims(held: Collection[Claims]) -> set[Claims]:
         pk__in={claims.user_id for claims in held}, is_active=True
     )
     versions = dict(users.values_list("pk", "token_version"))
-    revoked = RevokedToken.objects.filter(jti__in=[claims.jti for claims in held])
+    ids = {jti for claims in held for jti in (claims.jti, claims.family)}
+    revoked = RevokedToken.objects.filter(jti__in=ids)
     gone = set(revoked.values_list("jti", flat=True))
     now = time.time()
     return {
         claims
         for claims in held
         if versions.get(claims.user_id) != claims.version
-        or claims.jti in gone
+        or gone & {claims.jti, claims.family}
         or claims.expires_at <= now
     }

@@ -9,6 +9,7 @@ import pytest
 from django.utils import timezone
 
 from accounts.models import RevokedToken, User
+from accounts.tokens import claims_of, ended_claims
 from tests.conftest import PASSWORD
 
 RENEW = "/api/users/token/refresh"
@@ -196,6 +197,18 @@ class TestLoggingOut:
 
         assert status_with(anonymous, second["token"]) == 401
         assert_refused(renew(anonymous, second["refresh"]))
+
+    def test_ends_the_streams_that_any_token_of_the_log_in_opened(
+        self, alice, anonymous
+    ):
+        first, other = log_in(anonymous), log_in(anonymous)
+        second = renew(anonymous, first["refresh"]).json()
+        held = {claims_of(tokens["token"]) for tokens in (first, second, other)}
+        assert ended_claims(held) == set()
+
+        self.log_out(anonymous, second["token"])
+
+        assert ended_claims(held) == held - {claims_of(other["token"])}
 
     def test_leaves_the_users_other_log_ins_alone(self, alice, anonymous):
         here, there = log_in(anonymous), log_in(anonymous)
