@@ -71,6 +71,13 @@ class User(AbstractUser):
 
     objects = UserManager()  # type: ignore[misc]
 
+    def clean(self) -> None:
+        """What forms check; there a name that is taken is a mistake, not a failure."""
+        super().clean()
+        namesakes = User.objects.filter(username_folded=folded(self.username or ""))
+        if namesakes.exclude(pk=self.pk).exists():
+            raise ValidationError({"username": _("This username is already taken.")})
+
     def save(self, *args: Any, **kwargs: Any) -> None:
         self.username_folded = folded(self.username)
         # Django's mark of a new password, as against a stronger hash of the old one.

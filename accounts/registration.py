@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from django.conf import settings
 from django.db import IntegrityError
 
 from accounts.models import User, folded
-from llmbackend.errors import UsernameTaken
+from llmbackend.errors import RegistrationClosed, UsernameTaken
+
+
+def check_open() -> None:
+    """Raise RegistrationClosed unless anybody may register."""
+    if settings.CONFIG.accounts.registration != "open":
+        raise RegistrationClosed
 
 
 def register(*, username: str, password: str) -> User:

@@ -13,7 +13,7 @@ from accounts import logins
 from accounts.credentials import authenticated
 from accounts.logins import Tokens
 from accounts.models import User
-from accounts.registration import register
+from accounts.registration import check_open, register
 from accounts.serializers import (
     CredentialsSerializer,
     RefreshSerializer,
@@ -31,6 +31,7 @@ class UserViewSet(viewsets.ViewSet):
     permission_classes = (AllowAny,)
 
     def register(self, request: Request) -> Response:
+        check_open()
         asked = RegistrationSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
         count_registration(address_of(request))

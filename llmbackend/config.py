@@ -30,6 +30,7 @@ from llmbackend.config_values import (
     Pattern,
     Port,
     PostgresUrl,
+    Registration,
     Seconds,
     is_wildcard,
 )
@@ -84,8 +85,9 @@ class Jwt:
 
 @dataclass(frozen=True, kw_only=True)
 class Accounts:
-    """How passwords are kept, and how often they may be tried; 0 is without limit."""
+    """Who may register, how passwords are kept, how often they may be tried."""
 
+    registration: Registration = "open"
     bcrypt_cost: BcryptCost = 12
     failed_logins_per_account: CountOrZero = 10
     failed_logins_per_address: CountOrZero = 100

@@ -17,6 +17,7 @@ Every error the project raises on purpose.
   x Unauthorized
     - InvalidCredentials
   x Forbidden
+    - RegistrationClosed
   x NotFound
   x MethodNotAllowed
   x NotAcceptable
@@ -132,6 +133,10 @@ class InvalidCredentials(Unauthorized):
 
 class Forbidden(LLMBackendError):
     """You are not allowed to do this."""
+
+
+class RegistrationClosed(Forbidden):
+    """Registration is closed on this server."""
 
 
 class NotFound(LLMBackendError):

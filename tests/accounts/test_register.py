@@ -2,6 +2,7 @@
 
 import json
 import socket
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import pytest
@@ -272,3 +273,24 @@ def exchange(server, request: str) -> str:
         connection.sendall(request.encode())
         received = b"".join(iter(lambda: connection.recv(65536), b""))
     return received.decode()
+
+
+class TestWhereRegistrationIsClosed:
+    @pytest.fixture(autouse=True)
+    def closed(self, settings):
+        accounts = replace(settings.CONFIG.accounts, registration="closed")
+        settings.CONFIG = replace(settings.CONFIG, accounts=accounts)
+
+    @pytest.mark.parametrize("body", [{"username": "a", "password": PASSWORD}, {}])
+    def test_it_is_a_403_whatever_is_asked(self, anonymous, body):
+        response = anonymous.post(PATH, json=body)
+
+        assert response.status_code == 403
+        assert response.json()["code"] == "registration_closed"
+        assert response.json()["error"] == "Registration is closed on this server."
+        assert not User.objects.exists()
+
+    def test_those_who_have_an_account_log_in(self, anonymous, alice):
+        body = {"username": "alice", "password": "correct horse battery"}
+
+        assert anonymous.post("/api/users/login", json=body).status_code == 200

@@ -64,6 +64,27 @@ def test_the_printed_lines_work_as_printed(server: ServeProcess) -> None:
     ).replace('","', '", "')
 
 
+def test_where_registration_is_closed_the_first_account_is_made_by_a_command(
+    tmp_path: Path,
+) -> None:
+    who = {"username": "root", "password": "correct horse battery"}
+    options = ["--noinput", "--username=root", "--email="]
+    with (
+        serving(tmp_path, accounts={"registration": "closed"}) as server,
+        server.client() as client,
+    ):
+        registering = client.post("/api/users/register", json=who)
+        before = client.post("/api/users/login", json=who)
+        secret = who["password"]
+        server.manage("createsuperuser", *options, DJANGO_SUPERUSER_PASSWORD=secret)
+        after = client.post("/api/users/login", json=who)
+
+    assert registering.status_code == 403
+    assert (before.status_code, after.status_code) == (401, 200)
+    assert "createsuperuser" in server.stdout
+    assert "curl" not in server.stdout
+
+
 def test_memory_stays_when_a_body_of_200_mb_arrives(server: ServeProcess) -> None:
     process = psutil.Process(server.process.pid)
     with server.client() as client:

@@ -25,6 +25,9 @@ Try it in another terminal:
   curl -sN %(base)s/api/chat/$(curl -s %(base)s/api/conversations/create -H "$AUTH" -d %(new)s | sed 's/.*"conversation_id":\([0-9]*\).*/\1/') -H "$AUTH" -d %(ask)s
 """  # noqa: E501  Lines to copy.
 
+REGISTRATION_CLOSED = """\
+Registration is closed: accounts are made in the admin, at /admin/,
+and the first with manage.py createsuperuser."""
 
 # What a newcomer may ask of a provider that serves any name of a pattern.
 NEWCOMERS_MODEL = {"gpt*": "gpt-4o-mini", "glm*": "glm-4-flash"}
@@ -106,7 +109,10 @@ class Command(BaseCommand):
         """Called once connections are taken."""
         server = settings.CONFIG.server
         self.stdout.write(f"Server is running on port {server.port}")
-        self.stdout.write(first_conversation(base_url(server)))
+        if settings.CONFIG.accounts.registration == "open":
+            self.stdout.write(first_conversation(base_url(server)))
+        else:
+            self.stdout.write(REGISTRATION_CLOSED)
         self.stdout.flush()
 
 
