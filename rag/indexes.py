@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
+from django.db.models.functions import Length
 from numpy.typing import NDArray
 
 from rag.dense import DenseIndex
@@ -17,13 +18,14 @@ from rag.embedders import LOCAL_NGRAM
 from rag.keyword import KeywordBuilder, KeywordIndex
 from rag.models import Chunk, Document, KnowledgeBase
 from rag.ngrams import idf_of, query_vector
-from rag.terms import Ids
+from rag.terms import RECORD, Ids
 
-ROWS_AT_ONCE = 2000
+# As many as any database takes in one question.
+ROWS_AT_ONCE = 500
 TRIES = 3
 
 Vector = NDArray[np.float32]
-Row = tuple[int, bytes | memoryview, bytes | memoryview]
+Row = tuple[bytes | memoryview, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,14 @@ class Base:
             dimension=base.dimension,
             version=base.version,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """The ids of a base's ready chunks, ascending, and how many terms they have."""
+
+    ids: NDArray[np.int64]
+    postings: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,27 +187,26 @@ class Indexes:
         return index
 
     def _read(self, base: Base, version: int) -> Index | None:
-        rows = ready_chunks(base.id).count()
-        if rows * (base.dimension or 0) * 4 > self._budget:
+        contents = contents_of(base.id)
+        size, dimension = len(contents.ids), base.dimension or 0
+        if size * dimension * 4 + contents.postings * 4 > self._budget:
             return None
-        ids = np.empty(rows, np.int64)
-        dense = DenseIndex(size=rows, dimension=base.dimension or 0)
-        keyword = KeywordBuilder()
-        at = 0
-        for part in rows_of(base.id):
-            part = part[: rows - at]
-            ids[at : at + len(part)] = [pk for pk, _, _ in part]
-            dense.fill([embedding for _, embedding, _ in part])
-            keyword.add([terms for _, _, terms in part])
-            at += len(part)
-            if at == rows:
-                break
+        # One side after the other: what sorting the keywords takes beyond their index
+        # is given back before the matrix is made.
+        keyword = KeywordBuilder(postings=contents.postings)
+        for part in rows_of(contents, "terms"):
+            keyword.add([terms for (terms,) in part])
+        keywords = keyword.finish()
+        dense = DenseIndex(size=size, dimension=dimension)
+        deleted = bytes(4 * dimension)
+        for part in rows_of(contents, "embedding"):
+            dense.fill([row or deleted for (row,) in part])
         ngram = base.embedding_model == LOCAL_NGRAM
         index = Index(
             version=version,
-            ids=ids[:at],
+            ids=contents.ids,
             dense=dense,
-            keyword=keyword.finish(),
+            keyword=keywords,
             idf=idf_of(dense.matrix) if ngram else None,
         )
         return index if index.nbytes <= self._budget else None
@@ -217,14 +226,27 @@ def ready_chunks(base_id: uuid.UUID) -> QuerySet[Chunk]:
     )
 
 
-def rows_of(base_id: uuid.UUID) -> Iterator[list[Row]]:
-    """Id, vector and terms of every ready chunk by id, some thousand at a time."""
-    chunks = ready_chunks(base_id).order_by("pk")
-    last = 0
-    while part := list(
-        chunks.filter(pk__gt=last).values_list("pk", "embedding", "terms")[
-            :ROWS_AT_ONCE
-        ]
-    ):
-        yield part
-        last = part[-1][0]
+def contents_of(base_id: uuid.UUID) -> Contents:
+    """What a base holds now, in one statement, for `rows_of` to read."""
+    sizes = ready_chunks(base_id).order_by("pk").values_list("pk", Length("terms"))
+    found = np.fromiter(sizes.iterator(), [("id", np.int64), ("bytes", np.int64)])
+    postings = int(found["bytes"].sum()) // RECORD.itemsize
+    return Contents(ids=found["id"].copy(), postings=postings)
+
+
+def rows_of(contents: Contents, *columns: str) -> Iterator[list[Row]]:
+    """
+    Columns of each chunk in the order of the ids, some chunks at a time.
+
+    Those of a chunk deleted since are empty.
+    """
+    # By their ids: asked for the next of a base, SQLite sorts all that is left of it.
+    nothing = (b"",) * len(columns)
+    for start in range(0, len(contents.ids), ROWS_AT_ONCE):
+        ids = contents.ids[start : start + ROWS_AT_ONCE].tolist()
+        # Ids without a gap are most of them, and quicker to ask for by their ends.
+        gapless = ids[-1] - ids[0] == len(ids) - 1
+        these = Q(pk__range=(ids[0], ids[-1])) if gapless else Q(pk__in=ids)
+        chunks = Chunk.objects.filter(these)
+        found = {pk: row for pk, *row in chunks.values_list("pk", *columns)}
+        yield [found.get(pk, nothing) for pk in ids]

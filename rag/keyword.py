@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.terms import Ids, Unpacked, unpack
+from rag.terms import MOST, Ids, Unpacked, unpack
 
 K1 = 1.2
 B = 0.75
@@ -21,7 +21,8 @@ B = 0.75
 SLICE = 512
 # Sort keys looked at in one go.
 KEYS = 1 << 16
-# A sort key is 32 bits of term, 24 of chunk and 8 of count.
+# A sort key is 32 bits of term, 24 of chunk and 8 of count; a posting is the last two.
+COUNT_BITS = 8
 MOST_ROWS = 1 << 24
 
 Keys = NDArray[np.uint64]
@@ -32,18 +33,21 @@ class KeywordIndex:
     """
     For every term the chunks it is in, a chunk being known by its place in the base.
 
-    The postings of the term `ids[i]` lie from `starts[i]` to `starts[i + 1]`.
+    The postings of the term `ids[i]` lie from `starts[i]` to `starts[i + 1]`; each is
+    24 bits of chunk and 8 of count.
     """
 
-    def __init__(self, keys: Keys, lengths: NDArray[np.int64]) -> None:
-        """From sorted keys, and how many terms each chunk has."""
+    def __init__(
+        self,
+        *,
+        ids: Ids,
+        starts: NDArray[np.int64],
+        postings: NDArray[np.uint32],
+        lengths: NDArray[np.int64],
+    ) -> None:
+        """`lengths` says how many terms each chunk has."""
         self.size = len(lengths)
-        self._ids, self._starts = _runs(keys)
-        self._chunks = np.empty(len(keys), np.uint32)
-        self._counts = np.empty(len(keys), np.uint8)
-        for part in _slices(len(keys)):
-            self._counts[part] = keys[part]
-            self._chunks[part] = (keys[part] >> np.uint64(8)) & np.uint64(0xFFFFFF)
+        self._ids, self._starts, self._postings = ids, starts, postings
         mean = float(lengths.sum()) / max(1, self.size) or 1.0
         self._dampers = (K1 * (1 - B + B / mean * lengths)).astype(np.float32)
 
@@ -56,18 +60,19 @@ class KeywordIndex:
 
     @property
     def nbytes(self) -> int:
-        """What the index keeps in memory: about 5 bytes a posting."""
-        arrays = self._ids, self._starts, self._chunks, self._counts, self._dampers
+        """What the index keeps in memory: about 4 bytes a posting."""
+        arrays = self._ids, self._starts, self._postings, self._dampers
         return sum(array.nbytes for array in arrays)
 
     def scores(self, question: Ids) -> Scores:
         """(size,) float32: the BM25 of every chunk, 0 for one without any term."""
         scores = np.zeros(self.size, np.float32)
-        known, spans = self._postings(question)
+        known, spans = self._found(question)
         weights = self.idf(question[known])
         for (start, end), weight in zip(spans.tolist(), weights, strict=True):
-            chunks = self._chunks[start:end].astype(np.intp)
-            counts = self._counts[start:end].astype(np.float32)
+            postings = self._postings[start:end]
+            chunks = (postings >> COUNT_BITS).astype(np.intp)
+            counts = (postings & MOST).astype(np.float32)
             parts = self._dampers[chunks]
             parts += counts
             np.divide(counts, parts, out=parts)
@@ -77,17 +82,17 @@ class KeywordIndex:
 
     def idf(self, terms: Ids) -> Scores:
         """(len(terms),) float32: how rare each is, the rarest being in no chunk."""
-        known, spans = self._postings(terms)
+        known, spans = self._found(terms)
         found = np.zeros(len(terms))
         found[known] = np.diff(spans, axis=1)[:, 0]
         return np.log1p((self.size - found + 0.5) / (found + 0.5)).astype(np.float32)
 
     def known_share(self, question: Ids) -> float:
         """The share of the question's distinct terms that the base has; 0 of none."""
-        known, _ = self._postings(question)
+        known, _ = self._found(question)
         return float(known.mean()) if len(known) else 0.0
 
-    def _postings(self, terms: Ids) -> tuple[NDArray[np.bool], NDArray[np.int64]]:
+    def _found(self, terms: Ids) -> tuple[NDArray[np.bool], NDArray[np.int64]]:
         """
         Which of the terms are in the base, (len(terms),), and from where to where the
         postings of each of those lie, (m, 2).
@@ -108,10 +113,14 @@ class KeywordBuilder:
     very scores the whole index would: for a base too large to be kept in memory.
     """
 
-    def __init__(self, *, only: Ids | None = None) -> None:
-        """`only` is ascending, as `question_terms` gives it."""
+    def __init__(self, *, postings: int = 0, only: Ids | None = None) -> None:
+        """
+        `postings`, if it is known, is how many there will be: their memory is taken
+        once. `only` is ascending, as `question_terms` gives it.
+        """
         self._only = only
-        self._keys: list[Keys] = []
+        self._keys = np.empty(postings, np.uint64)
+        self._used = 0
         self._lengths: list[NDArray[np.int64]] = []
         self._size = 0
 
@@ -133,30 +142,43 @@ class KeywordBuilder:
             of = of[wanted]
         keys = part.ids.astype(np.uint64)
         keys <<= np.uint64(32)
-        keys |= of << np.uint64(8)
+        keys |= of << np.uint64(COUNT_BITS)
         keys |= part.counts
-        self._keys.append(keys)
+        self._put(keys)
+
+    def _put(self, keys: Keys) -> None:
+        end = self._used + len(keys)
+        if end > len(self._keys):
+            larger = np.empty(max(end, 2 * len(self._keys)), np.uint64)
+            larger[: self._used] = self._keys[: self._used]
+            self._keys = larger
+        self._keys[self._used : end] = keys
+        self._used = end
 
     def finish(self) -> KeywordIndex:
         """The index of all rows added; the builder is empty afterwards."""
-        keys = _joined(self._keys)
+        keys, self._keys = self._keys, np.empty(0, np.uint64)
+        lengths = np.concatenate([np.zeros(0, np.int64), *self._lengths])
+        used, self._used, self._lengths, self._size = self._used, 0, [], 0
         # Terms together, and within one its chunks in order; this is most of the work,
         # and numpy lets other threads run meanwhile.
-        keys.sort()
-        lengths = np.concatenate([np.zeros(0, np.int64), *self._lengths])
-        self._lengths, self._size = [], 0
-        return KeywordIndex(keys, lengths)
+        keys[:used].sort()
+        ids, starts = _runs(keys[:used])
+        postings = _lower_halves(keys, size=used)
+        return KeywordIndex(ids=ids, starts=starts, postings=postings, lengths=lengths)
 
 
-def _joined(parts: list[Keys]) -> Keys:
-    """One array of the parts, each freed once copied, so that memory holds one."""
-    end = sum(map(len, parts))
-    joined = np.empty(end, np.uint64)
-    while parts:
-        part = parts.pop()
-        joined[end - len(part) : end] = part
-        end -= len(part)
-    return joined
+def _lower_halves(keys: Keys, *, size: int) -> NDArray[np.uint32]:
+    """
+    The lower 32 bits of the first `size` keys, in the memory of `keys`, of which the
+    rest is given back: a copy would need half as much again.
+    """
+    halves = keys.view(np.uint32)
+    for part in _slices(size):
+        halves[part] = keys[part]
+    del halves
+    keys.resize((size + 1) // 2, refcheck=False)
+    return keys.view(np.uint32)[:size]
 
 
 def _runs(keys: Keys) -> tuple[Ids, NDArray[np.int64]]:
@@ -177,7 +199,8 @@ def _slices(size: int) -> list[slice]:
 
 def _sums(values: NDArray[np.uint8], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     """The sum of each run of values, given the runs' sizes, some of them 0."""
-    edges = np.append(0, np.cumsum(sizes))
-    until = np.append(0, np.cumsum(values, dtype=np.int64))
-    sums: NDArray[np.int64] = np.diff(until[edges])
+    sums = np.zeros(len(sizes), np.int64)
+    full = np.flatnonzero(sizes)
+    starts = np.cumsum(sizes) - sizes
+    sums[full] = np.add.reduceat(values, starts[full], dtype=np.int64)
     return sums

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rag.dense import SLICE, DenseIndex, pack, top
+from rag.dense import SLICE, STRIDES, DenseIndex, pack, top
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
 vectors = arrays(np.float32, st.integers(1, 40), elements=finite).filter(np.any)
@@ -87,7 +87,7 @@ def test_more_rows_than_there_is_room_for_are_refused():
         index.fill([pack([0, 1])])
 
 
-@given(st.lists(few, max_size=30), st.integers(0, 35))
+@given(st.lists(few, max_size=30 + 4 * STRIDES), st.integers(0, 35))
 def test_the_best_come_first_and_of_equals_the_earliest(values, k):
     scores = np.array(values, np.float32)
 

@@ -14,7 +14,16 @@ from django.utils import timezone
 
 from rag.bases import changed, remove_document
 from rag.dense import pack
-from rag.indexes import Asked, Base, Index, Indexes, rows_of
+from rag.indexes import (
+    ROWS_AT_ONCE,
+    Asked,
+    Base,
+    Index,
+    Indexes,
+    contents_of,
+    ready_chunks,
+    rows_of,
+)
 from rag.models import Chunk, Document, KnowledgeBase
 from rag.scanning import scanned
 from rag.terms import pack_terms, question_terms
@@ -128,26 +137,49 @@ class TestAnIndex:
         assert len(index.ids) == 0
 
     def test_is_read_in_parts_of_any_size(self, owner: Any) -> None:
-        base = filled(owner, chunks=4100)
+        base = filled(owner, chunks=ROWS_AT_ONCE * 2 + 100)
 
         index = index_of(Indexes(budget=PLENTY), base)
 
-        assert [len(part) for part in rows_of(base.pk)] == [2000, 2000, 100]
-        row = 4001
+        row = ROWS_AT_ONCE + 1
         chunk = Chunk.objects.get(pk=int(index.ids[row]))
         assert index.dense.matrix[row].tobytes() == bytes(chunk.embedding)
         scores = index.keyword.scores(question_terms(str(chunk.ordinal)))
         assert int(scores.argmax()) == row
 
+    def test_is_read_whatever_lies_between_its_rows(self, owner: Any) -> None:
+        base, other = filled(owner), filled(owner)
+        document(base, chunks=5)
+        document(other, chunks=5)
+        document(base)
+
+        index = index_of(Indexes(budget=PLENTY), base)
+
+        chunks = ready_chunks(base.pk).order_by("pk")
+        vectors = [bytes(chunk.embedding) for chunk in chunks]
+        assert [row.tobytes() for row in index.dense.matrix] == vectors
+        scores = index.keyword.scores(question_terms("chunk 3"))
+        found = chunks.filter(ordinal=3).values_list("pk", flat=True)
+        assert index.ids[scores == scores.max()].tolist() == list(found)
+
+    def test_leaves_empty_what_is_deleted_while_it_is_read(self, owner: Any) -> None:
+        base = filled(owner, documents=2)
+        contents = contents_of(base.pk)
+        remove_document(Document.objects.filter(knowledge_base=base)[0])
+
+        ((parts),) = rows_of(contents, "terms")
+
+        kept = set(ready_chunks(base.pk).values_list("pk", flat=True))
+        there = [bool(terms) for (terms,) in parts]
+        assert there == [pk in kept for pk in contents.ids.tolist()]
+        assert sum(there) == 20
+
     def test_is_read_from_the_bases_own_rows(self, owner: Any) -> None:
         base = filled(owner)
-        chunks = Chunk.objects.filter(
-            document__knowledge_base=base.pk, document__status="ready"
-        )
         if connection.vendor != "sqlite":
             pytest.skip("the plan is SQLite's")
 
-        plan = chunks.order_by("pk").filter(pk__gt=0)[:2000].explain()
+        plan = ready_chunks(base.pk).order_by("pk").values_list("pk").explain()
 
         assert "SEARCH rag_document USING" in plan
         assert "SCAN rag_chunk" not in plan

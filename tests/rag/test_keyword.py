@@ -129,7 +129,7 @@ def test_a_base_without_terms_knows_nothing(rows):
     assert index.known_share(question_terms("deposit")) == 0
 
 
-def test_takes_five_bytes_a_posting_and_little_more():
+def test_takes_four_bytes_a_posting_and_little_more():
     rows = rows_of(
         [" ".join(f"w{n % 50}" for n in range(m, m + 40)) for m in range(2000)]
     )
@@ -137,7 +137,7 @@ def test_takes_five_bytes_a_posting_and_little_more():
     index = KeywordIndex.build(rows)
 
     postings = sum(map(len, rows)) // 5
-    assert 5 * postings <= index.nbytes < 5 * postings + 10 * len(rows)
+    assert 4 * postings <= index.nbytes < 4 * postings + 10 * len(rows)
 
 
 def test_a_builder_begins_anew_when_it_has_finished():
