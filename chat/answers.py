@@ -160,12 +160,15 @@ class Answers:
         )
         if row is None:
             return None
+        seen = asked.cursor if asked else Cursor()
         answer = self._live.get(row.pk)
-        if answer is None:
-            answer = self._followed.follow(row) if row.is_open else copy_of(row)
+        if answer is None and row.is_open:
+            answer = await self._followed.follow(row, seen=seen)
+        elif answer is None:
+            answer = copy_of(row)
         if asked is None:
-            return Reading(answer, Cursor())
-        here = answer.within(asked.cursor)
+            return Reading(answer, seen)
+        here = answer.within(seen)
         over = answer.ending is not None and asked.ended and here == answer.cursor
         return None if over and not watch.replay else Reading(answer, here)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from contextlib import suppress
 
 from django.db import DatabaseError, InterfaceError
 
 from chat.broadcast import Broadcast, Piece, key_of
 from chat.completion import Usage
-from chat.events import Opening
+from chat.events import Cursor, Opening
 from chat.live import LiveAnswer
 from conversations.models import Message
 from conversations.stored import StoredAnswer, stored_since
@@ -24,6 +25,8 @@ LOOK_EVERY = 0.25
 LOOK_EVERY_BESIDE_REDIS = 1.0
 # Seconds that a copy without readers is kept up.
 UNREAD = 5.0
+# Seconds that a checkpoint, and a look at it, may take.
+CATCH_UP = 3.0
 Status = Message.Status
 
 
@@ -45,8 +48,24 @@ class Followed:
     def copies(self) -> list[LiveAnswer]:
         return list(self._copies.values())
 
-    def follow(self, row: StoredAnswer) -> LiveAnswer:
-        """The copy of an answer that is being written elsewhere."""
+    async def follow(self, row: StoredAnswer, *, seen: Cursor) -> LiveAnswer:
+        """
+        The copy of an answer that is being written elsewhere.
+
+        What is stored may be a second behind what its reader has `seen` elsewhere: that
+        is waited for, or else it would be told again.
+        """
+        copy = self._copy(row)
+        copy.readers += 1
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CATCH_UP):
+                    await copy.reached(seen)
+        finally:
+            copy.readers -= 1
+        return copy
+
+    def _copy(self, row: StoredAnswer) -> LiveAnswer:
         copy = self._copies.get(row.pk)
         if copy is None:
             copy = self._copies[row.pk] = copy_of(row)

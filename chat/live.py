@@ -190,3 +190,8 @@ class LiveAnswer:
         """Wait until there is more than `cursor` has seen, or the end."""
         while self.cursor == cursor and self.ending is None and not self.lost:
             await self.changed()
+
+    async def reached(self, cursor: Cursor) -> None:
+        """Wait until there is all that `cursor` has seen, or the end."""
+        while self.within(cursor) != cursor and self.ending is None and not self.lost:
+            await self.changed()

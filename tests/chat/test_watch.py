@@ -228,6 +228,32 @@ class TestFromAnotherProcess:
         assert text_of(told) == "Hello"
         assert told[-1].name == "done"
 
+    @pytest.mark.parametrize(
+        ("content", "status", "offset"),
+        [("Hello there", "complete", 5), ("Hel", "interrupted", 3)],
+    )
+    def test_who_has_seen_more_than_it_has_waits_for_the_rest(
+        self,
+        as_alice: Client,
+        conversation: int,
+        row: Message,
+        served: Served,
+        content: str,
+        status: str,
+        offset: int,
+    ) -> None:
+        mine = Message.objects.filter(pk=row.pk)
+        mine.update(content="Hel")
+        headers = {**SSE, "Last-Event-ID": "2-0-5"}
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(as_alice.get, stream(conversation), headers=headers)
+            assert eventually(lambda: row.pk in followed(served))
+            mine.update(content=content, status=status)
+            events = events_of(coming.result().text)
+
+        assert events[0].data["text_offset"] == offset
+        assert text_of(events) == content[5:]
+
     def test_a_reader_of_a_dead_writers_answer_gets_an_end(
         self, as_alice: Client, conversation: int, row: Message
     ) -> None:
@@ -375,6 +401,11 @@ def test_a_reader_loses_the_stream_when_its_user_is_logged_out_everywhere(
         held.release.set()
     until_idle(served)
     assert Message.objects.get(number=2).content == WHOLE
+
+
+def followed(served: Served) -> set[int]:
+    """The answers of other processes that are read along with."""
+    return {copy.pk for copy in served.application.answers._followed.copies()}
 
 
 def on_loop(served: Served, work: Any) -> Any:
