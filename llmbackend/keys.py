@@ -8,6 +8,7 @@ import os
 import secrets
 import shlex
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,31 @@ def load_keys(config: Config) -> Keys:
 def key_file(config: Config) -> Path:
     """Where the secrets are kept beside an SQLite database."""
     return Path(f"{config.sqlite.path}.keys")
+
+
+def add_field_key(config: Config) -> None:
+    """Put a new field key before the others in the key file."""
+    _rewrite(key_file(config), lambda field: [Fernet.generate_key().decode(), *field])
+
+
+def drop_old_field_keys(config: Config) -> None:
+    """Leave the newest field key alone in the key file."""
+    _rewrite(key_file(config), lambda field: field[:1])
+
+
+def _rewrite(path: Path, change: Callable[[list[str]], list[str]]) -> None:
+    """Replace the key file as a whole, so that it is never seen half-written."""
+    content = json.loads(path.read_bytes())
+    content["field"] = change(content["field"])
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(json.dumps(content, indent=2) + "\n")
+            file.flush()
+            os.fsync(handle)
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def _derived(config: Config) -> Keys:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import stat
 import subprocess
@@ -82,6 +83,39 @@ class TestDoctor:
         assert "provider fake: it cannot be reached" in done.stdout
         assert "redis: 127.0.0.1:9 cannot be reached" in done.stdout
         assert "run manage.py migrate" in done.stdout
+
+
+class TestRotation:
+    def test_two_runs_and_a_restart_replace_the_key(self, tmp_path: Path) -> None:
+        with fake_provider.running() as provider:
+            config = fake_section(provider.base_url)
+            with serving(tmp_path, providers=config) as server:
+                new = {"title": "Mine", "model": "gpt-4o", "api_key": "sk-own"}
+                alice = server.signed_in()
+                made = alice.post("/api/conversations/create", json=new).json()
+                keys = Path(f"{server.database}.keys")
+                first = json.loads(keys.read_text())["field"]
+                assert (
+                    "would be added"
+                    in run(server, "rotate_field_keys", "--dry-run").stdout
+                )
+                assert "Restart every server" in run(server, "rotate_field_keys").stdout
+            both = json.loads(keys.read_text())["field"]
+            server.start()
+            server.wait_until_ready()
+            done = run(server, "rotate_field_keys")
+            last = json.loads(keys.read_text())["field"]
+            asked = alice.post(
+                f"/api/chat/{made['conversation_id']}", json={"message": "Hi"}
+            )
+            server.kill()
+
+            assert "1 stored API keys were sealed anew" in done.stdout
+            assert both[1:] == first
+            assert last == both[:1]
+            assert stat.S_IMODE(keys.stat().st_mode) == 0o600
+            assert asked.status_code == 200
+            assert provider.requests[-1].api_key == "sk-own"
 
 
 def test_a_generated_secret_is_long_and_new(tmp_path: Path) -> None:
