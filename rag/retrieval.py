@@ -17,9 +17,9 @@ from llmbackend.config import Config
 from llmbackend.errors import DimensionChanged
 from rag.embedders import LOCAL_NGRAM, Embedding
 from rag.fusion import Mode, Ranked, fused, keyword_weight
-from rag.indexes import Asked, Base, Indexes, Scored, ready_chunks
+from rag.indexes import Asked, Base, Indexes, Scored
 from rag.keyword import KeywordIndex
-from rag.models import Chunk, KnowledgeBase
+from rag.models import Chunk, Document, KnowledgeBase
 from rag.passages import Passage, joined, shown
 from rag.quoting import Quote, best_sentences
 from rag.scanning import scanned
@@ -141,8 +141,8 @@ def texts_of(*, base: Base, chunk_ids: Sequence[Sequence[int]]) -> list[str]:
     unranked = Ranked(row=0, score=0.0, dense=0.0, keyword=0.0)
     texts = []
     for ids in chunk_ids:
-        chunks = ready_chunks(base.id).select_related("document").filter(pk__in=ids)
-        parts = [_passage(chunk, unranked) for chunk in chunks.order_by("start")]
+        chunks = sorted(_chunks(base, list(ids)).values(), key=lambda c: c.start)
+        parts = [_passage(chunk, unranked) for chunk in chunks]
         texts.append(reduce(joined, parts).content if parts else "")
     return texts
 
@@ -167,10 +167,22 @@ def _fetched(base: Base, scored: Scored, ranked: list[Ranked]) -> Iterator[Passa
     for start in range(0, len(ranked), FETCHED_AT_ONCE):
         part = ranked[start : start + FETCHED_AT_ONCE]
         ids = [int(scored.ids[found.row]) for found in part]
-        chunks = ready_chunks(base.id).select_related("document").in_bulk(ids)
+        chunks = _chunks(base, ids)
         for found, pk in zip(part, ids, strict=True):
             if pk in chunks:
                 yield _passage(chunks[pk], found)
+
+
+def _chunks(base: Base, ids: list[int]) -> dict[int, Chunk]:
+    """Those of a base's chunks that are still there, by id, with their documents."""
+    rows = Chunk.objects.filter(pk__in=ids).select_related("document")
+    # Asked for the base and for some ids, SQLite looks through all chunks of the base.
+    return {
+        chunk.pk: chunk
+        for chunk in rows.defer("embedding", "terms")
+        if chunk.document.knowledge_base_id == base.id
+        and chunk.document.status == Document.Status.READY
+    }
 
 
 def _passage(chunk: Chunk, found: Ranked) -> Passage:
