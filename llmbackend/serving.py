@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -46,6 +47,10 @@ def load() -> Any:
     from llmbackend.asgi import application
 
     get_resolver().url_patterns  # noqa: B018
+    # What was imported stays. A full collection that walks it stops every stream for
+    # some 50 ms, and building an index or storing a document causes several.
+    gc.collect()
+    gc.freeze()
     return application
 
 
