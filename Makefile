@@ -23,6 +23,9 @@ bench: environment ## Measure streams, requests, memory and start-up, with a stu
 bench-retrieval: environment ## Measure retrieval on XQuAD: DATA=<folder with xquad.zh.json, xquad.en.json>
 	@$(VENV) -m benchmarks.retrieval "$(DATA)" $(ARGS)
 
+bench-search: environment ## Measure search beside faiss, loading, and retrieval by HTTP: ARGS="exact loading retrieve"
+	@$(VENV) -m benchmarks.search $(ARGS)
+
 format: environment ## Format the code and mend what the linter can
 	@$(VENV) -m ruff check --fix --quiet . ; $(VENV) -m ruff format .
 
@@ -51,4 +54,4 @@ check-migrations: environment
 check-deploy: environment
 	LLMBACKEND_CONFIG=tests/production.yaml $(VENV) manage.py check --deploy --fail-level WARNING
 
-.PHONY: help run test check bench bench-retrieval format clean environment check-format check-lint check-types check-imports check-migrations check-deploy
+.PHONY: help run test check bench bench-retrieval bench-search format clean environment check-format check-lint check-types check-imports check-migrations check-deploy
