@@ -9,9 +9,11 @@ from django.contrib import admin
 from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
 
+from accounts import lifecycle
 from accounts.credentials import authenticated
 from accounts.models import User
 from llmbackend.errors import InvalidCredentials, RateLimited
@@ -58,3 +60,10 @@ class UserAdmin(DjangoUserAdmin):
         if "is_active" in form.changed_data:
             obj.token_version += 1
         super().save_model(request, obj, form, change)
+
+    def delete_model(self, request: HttpRequest, obj: User) -> None:
+        lifecycle.delete(obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        for user in queryset:
+            lifecycle.delete(user)

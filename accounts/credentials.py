@@ -6,7 +6,7 @@ from django.contrib.auth import authenticate
 
 from accounts.models import User
 from accounts.throttles import PasswordThrottle
-from llmbackend.errors import InvalidCredentials
+from llmbackend.errors import InvalidCredentials, WrongPassword
 
 
 def authenticated(*, username: str, password: str, address: str) -> User:
@@ -23,3 +23,16 @@ def authenticated(*, username: str, password: str, address: str) -> User:
         raise InvalidCredentials
     throttle.succeeded()
     return user
+
+
+def confirm(user: User, *, password: str, address: str) -> None:
+    """
+    Make sure that a signed-in user is there in person.
+
+    Raises WrongPassword, and RateLimited after too many failures.
+    """
+    throttle = PasswordThrottle(username=user.username, address=address)
+    throttle.check()
+    if not user.check_password(password):
+        throttle.failed()
+        raise WrongPassword

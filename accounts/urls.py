@@ -2,7 +2,11 @@
 
 from django.urls import re_path
 
-from accounts.views import LogInViewSet as LogIns, UserViewSet as Users
+from accounts.views import (
+    AccountViewSet as Account,
+    LogInViewSet as LogIns,
+    UserViewSet as Users,
+)
 
 urlpatterns = [
     re_path(r"^api/users/register/?$", Users.as_view({"post": "register"})),
@@ -10,4 +14,9 @@ urlpatterns = [
     re_path(r"^api/users/token/refresh/?$", Users.as_view({"post": "refresh"})),
     re_path(r"^api/users/logout/?$", LogIns.as_view({"post": "logout"})),
     re_path(r"^api/users/logout_all/?$", LogIns.as_view({"post": "logout_all"})),
+    re_path(r"^api/users/password/?$", LogIns.as_view({"post": "password"})),
+    re_path(
+        r"^api/users/me/?$",
+        Account.as_view({"get": "show", "patch": "change", "delete": "destroy"}),
+    ),
 ]

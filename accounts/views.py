@@ -1,21 +1,24 @@
-"""Registration, log-in and log-out."""
+"""Accounts: registration, log-in and log-out, and what is one's own."""
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 from rest_framework import viewsets
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts import logins
-from accounts.credentials import authenticated
+from accounts import lifecycle, logins
+from accounts.credentials import authenticated, confirm
 from accounts.logins import Tokens
 from accounts.models import User
 from accounts.registration import check_open, register
 from accounts.serializers import (
     CredentialsSerializer,
+    NewPasswordSerializer,
+    PasswordSerializer,
+    ProfileSerializer,
     RefreshSerializer,
     RegistrationSerializer,
 )
@@ -51,7 +54,7 @@ class UserViewSet(viewsets.ViewSet):
 
 
 class LogInViewSet(viewsets.ViewSet):
-    """What ends a log-in."""
+    """What ends log-ins."""
 
     def logout(self, request: Request) -> Response:
         logins.end(cast(Claims, request.auth))
@@ -60,6 +63,55 @@ class LogInViewSet(viewsets.ViewSet):
     def logout_all(self, request: Request) -> Response:
         logins.end_all(cast(User, request.user))
         return Response({"message": "Logged out everywhere successfully"})
+
+    def password(self, request: Request) -> Response:
+        """A new password ends all log-ins; the answer begins one."""
+        given = NewPasswordSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        confirmed = confirmed_user(request, given.validated_data["password"])
+        new = given.validated_data["new_password"]
+        return told(logins.begin(lifecycle.change_password(confirmed, new=new)))
+
+
+class AccountViewSet(viewsets.ViewSet):
+    """A user's own account."""
+
+    def show(self, request: Request) -> Response:
+        return Response(account_body(cast(User, request.user)))
+
+    def change(self, request: Request) -> Response:
+        asked = ProfileSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        user = cast(User, request.user)
+        changed = lifecycle.change_profile(user, **asked.validated_data)
+        return Response(account_body(changed))
+
+    def destroy(self, request: Request) -> Response:
+        given = PasswordSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        lifecycle.delete(confirmed_user(request, given.validated_data["password"]))
+        return Response({"message": "Account deleted successfully"})
+
+
+def confirmed_user(request: Request, password: str) -> User:
+    """Who asks, having given the password again; raises WrongPassword, RateLimited."""
+    user = cast(User, request.user)
+    confirm(user, password=password, address=address_of(request))
+    return user
+
+
+def account_body(user: User) -> dict[str, Any]:
+    """An account as its owner sees it."""
+    return {
+        "user_id": user.pk,
+        "username": user.username,
+        "email": user.email,
+        "first_name": user.first_name,
+        "last_name": user.last_name,
+        "is_staff": user.is_staff,
+        "created_time": int(user.date_joined.timestamp()),
+        "last_login_time": user.last_login and int(user.last_login.timestamp()),
+    }
 
 
 def told(tokens: Tokens) -> Response:

@@ -74,7 +74,7 @@ def closed_path(conversation: Conversation, *, leaf_id: int | None) -> list[Said
     """
     if leaf_id is None:
         return []
-    key = cache_key(conversation.pk, conversation.version)
+    key = cache_key(conversation.owner_id, conversation.pk, conversation.version)
     cached = cache.get(key)
     if cached is not None:
         return [Said(**row) for row in cached]
@@ -87,13 +87,15 @@ def closed_path(conversation: Conversation, *, leaf_id: int | None) -> list[Said
     return path
 
 
-def forget(*, conversation_id: int, version: int) -> None:
+def forget(*, owner_id: int, conversation_id: int, version: int) -> None:
     """Drop what is cached of a deleted conversation, under every version it had."""
-    cache.forget([cache_key(conversation_id, old) for old in range(version + 1)])
+    versions = range(version + 1)
+    cache.forget([cache_key(owner_id, conversation_id, old) for old in versions])
 
 
-def cache_key(conversation_id: int, version: int) -> str:
-    return f"history:{FORM}:{conversation_id}:{version}"
+def cache_key(owner_id: int, conversation_id: int, version: int) -> str:
+    name = f"history:{FORM}:{conversation_id}:{version}"
+    return cache.owned_key(owner_id, name)
 
 
 def _as_row(message: Said) -> dict[str, Any]:

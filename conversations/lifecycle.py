@@ -69,4 +69,8 @@ def remove(found: ConversationQuerySet, *, conversation_id: int) -> None:
     with transaction.atomic():
         conversation = found.select_for_update().fetch(conversation_id)
         conversation.delete()
-    history.forget(conversation_id=conversation_id, version=conversation.version)
+    history.forget(
+        owner_id=conversation.owner_id,
+        conversation_id=conversation_id,
+        version=conversation.version,
+    )

@@ -41,6 +41,8 @@ from rag.retrieval import Knowledge
 PASSWORD_REQUESTS = (
     "POST /api/users/register",
     "POST /api/users/login",
+    "POST /api/users/password",
+    "DELETE /api/users/me",
     "POST /admin/login",
 )
 UPLOAD_PATHS = ("/api/rag/doc/upload",)

@@ -68,6 +68,17 @@ def forget(keys: Sequence[str]) -> None:
     _guarded(lambda cache: cache.delete_many(keys), otherwise=None)
 
 
+def owned_key(owner_id: int, name: str) -> str:
+    """The key of something of a user's, which is forgotten with its owner."""
+    return f"owner:{owner_id}:{name}"
+
+
+def forget_owner(owner_id: int) -> None:
+    """Remove everything under a user's `owned_key`, if it can be reached."""
+    pattern = owned_key(owner_id, "*")
+    _guarded(lambda cache: cache.delete_pattern(pattern), otherwise=None)
+
+
 def count(key: str, *, seconds: int) -> tuple[int, int] | None:
     """
     Count under `key`, which is forgotten `seconds` after it was first counted.

@@ -18,6 +18,7 @@ Every error the project raises on purpose.
     - InvalidCredentials
   x Forbidden
     - RegistrationClosed
+    - WrongPassword
   x NotFound
   x MethodNotAllowed
   x NotAcceptable
@@ -137,6 +138,10 @@ class Forbidden(LLMBackendError):
 
 class RegistrationClosed(Forbidden):
     """Registration is closed on this server."""
+
+
+class WrongPassword(Forbidden):
+    """The password is wrong."""
 
 
 class NotFound(LLMBackendError):

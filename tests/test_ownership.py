@@ -74,6 +74,7 @@ def filled(value: Any, things: dict[str, Any]) -> Any:
 
 LOGIN = {"username": "bob", "password": PASSWORD}
 NEWCOMER = {"username": "newcomer", "password": PASSWORD}
+NEW_PASSWORD = {"password": PASSWORD, "new_password": "another fine password"}
 NEW_CONVERSATION = {"title": "Mine", "model": "gpt-4o"}
 
 # What a request names in its body or path, and that no one owns.
@@ -95,6 +96,10 @@ ROWS = [
     Row("POST", "/api/users/token/refresh", "open", {"refresh": "{refresh}"}),
     Row("POST", "/api/users/logout", "signed in"),
     Row("POST", "/api/users/logout_all", "signed in"),
+    Row("POST", "/api/users/password", "signed in", NEW_PASSWORD),
+    Row("GET", "/api/users/me", "signed in"),
+    Row("PATCH", "/api/users/me", "signed in", {"first_name": "Al"}),
+    Row("DELETE", "/api/users/me", "signed in", {"password": PASSWORD}),
     Row("POST", "/api/conversations/create", "signed in", NEW_CONVERSATION),
     Row("GET", "/api/conversations/list", "signed in"),
     Row("GET", "/api/conversations/history/{conversation_id}", "owner"),
