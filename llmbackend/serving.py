@@ -203,12 +203,22 @@ def run_daphne(listening: socket.socket, *, ready: Callable[[], None]) -> None:
 
 
 async def answered(daphne: Any) -> None:
-    """Wait until no request is being answered, for AFTER_DRAIN seconds at most."""
+    """
+    Wait until no request is being answered, for AFTER_DRAIN seconds at most.
+
+    Not for WebSockets: one that nobody speaks on has no end.
+    """
+    from daphne.ws_protocol import WebSocketProtocol
+
     until = time.monotonic() + AFTER_DRAIN
     while time.monotonic() < until:
         # One turn more than the last answer takes, for its bytes to be sent.
         await asyncio.sleep(0.1)
-        running = [c.get("application_instance") for c in daphne.connections.values()]
+        running = [
+            connection.get("application_instance")
+            for protocol, connection in daphne.connections.items()
+            if not isinstance(protocol, WebSocketProtocol)
+        ]
         if all(task is None or task.done() for task in running):
             return
 

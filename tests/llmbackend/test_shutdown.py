@@ -9,14 +9,18 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from tests import fake_provider
+from tests.chat.streams import SSE, events_in, text_of
 from tests.fake_provider import FakeProvider, Script
 from tests.served import ServeProcess, fake_section, serving
 
@@ -89,6 +93,7 @@ def test_answers_end_in_order_while_new_ones_are_refused(
         unread.release.set()
 
         assert draining.json()["server"] == "restarting"
+        assert int(draining.headers["Retry-After"]) > 0
         assert refused.status_code == 503
         assert refused.json()["code"] == "server_restarting"
         assert int(refused.headers["Retry-After"]) > 0
@@ -138,6 +143,135 @@ def test_a_second_signal_hurries_and_a_reader_that_takes_nothing_is_left(
         assert events(waiting.result(5))[-1]["event"] == "error"
         assert rows(server)[1:] == [("interrupted", "Hel")]
         stalled.close()
+
+
+@pytest.mark.parametrize(("kind", "code"), [("uvicorn", 1012), ("daphne", 1006)])
+def test_sockets_are_told_the_end_and_closed(
+    tmp_path: Path, provider: FakeProvider, kind: str, code: int
+) -> None:
+    endless = Script(pieces=["Hel", "lo"], stall_after=1)
+    provider.enqueue(endless)
+    with (
+        serving(
+            tmp_path, f"--server={kind}", providers=fake_section(provider.base_url)
+        ) as server,
+        server.signed_in() as alice,
+        open_socket(server, alice, conversation(alice)) as reading,
+        open_socket(server, alice, conversation(alice)) as idle,
+    ):
+        reading.send('{"type":"message","message":"Hi"}')
+        assert endless.reached.wait(10)
+
+        server.terminate()
+        wait_for_status(alice, "/readyz", 503)
+        idle.send('{"type":"message","message":"Hi"}')
+
+        told, read_code = until_closed(reading)
+        refused, idle_code = until_closed(idle)
+        assert [event["event"] for event in told] == ["started", "message", "error"]
+        assert told[-1]["data"]["status"] == "interrupted"
+        assert told[-1]["data"]["retryable"] is True
+        assert [event["data"]["code"] for event in refused] == ["server_restarting"]
+        assert (read_code, idle_code) == (code, code)
+        assert server.wait(1 + 5) == 0
+
+
+def test_readers_of_another_processs_answer_are_sent_there(
+    tmp_path: Path, provider: FakeProvider
+) -> None:
+    held = Script(pieces=["Hel", "lo"], stall_after=1)
+    provider.enqueue(held)
+    providers = fake_section(provider.base_url)
+    grace = {"shutdown_grace": 20}
+    with (
+        serving(tmp_path, providers=providers) as writer,
+        serving(tmp_path, server=grace, providers=providers) as follower,
+        writer.signed_in() as alice,
+        follower.client(headers=alice.headers) as elsewhere,
+    ):
+        number = conversation(alice)
+        stream = f"/api/chat/{number}/stream"
+        with (
+            alice.stream("POST", f"/api/chat/{number}", json={"message": "Hi"}),
+            elsewhere.stream("GET", stream, headers=SSE) as response,
+            open_socket(follower, alice, number) as sock,
+        ):
+            events = events_in(response.iter_lines())
+            seen = [next(events), next(events)]
+            sock.send('{"type":"resume"}')
+            over_socket = [json.loads(sock.recv(10))["event"] for _ in "12"]
+
+            follower.terminate()
+
+            assert follower.wait(5) == 0  # It writes nothing: there is no grace.
+            assert list(events) == []
+            assert until_closed(sock) == ([], 1012)
+            held.release.set()
+            last = {**SSE, "Last-Event-ID": seen[-1].id}
+            with alice.stream("GET", stream, headers=last) as resumed:
+                rest = list(events_in(resumed.iter_lines()))
+
+    assert over_socket == ["started", "message"]
+    assert text_of(seen) + text_of(rest) == "Hello"
+    assert rest[-1].name == "done"
+
+
+def test_workers_are_told_once_and_end_within_the_grace(
+    tmp_path: Path, provider: FakeProvider
+) -> None:
+    read, endless = (Script(pieces=["Hel", "lo"], stall_after=1) for _ in "12")
+    with (
+        serving(
+            tmp_path,
+            server={"shutdown_grace": 3, "workers": 2},
+            providers=fake_section(provider.base_url),
+        ) as server,
+        server.signed_in() as alice,
+        ThreadPoolExecutor() as pool,
+    ):
+        paths = [f"/api/chat/{conversation(alice)}" for _ in "123"]
+        reading = pool.submit(whole, alice, paths[0], provider, read)
+        assert read.reached.wait(10)
+        waiting = pool.submit(whole, alice, paths[1], provider, endless)
+        assert endless.reached.wait(10)
+
+        server.terminate()
+        began = time.monotonic()
+        wait_for_status(alice, "/readyz", 503)
+        refused = alice.post(paths[2], json={"message": "Hi"})
+        while time.monotonic() < began + 1:  # A second signal would cut them.
+            assert not reading.done()
+            time.sleep(0.02)
+        read.release.set()
+
+        assert refused.json()["code"] == "server_restarting"
+        assert events(reading.result(10))[-1]["data"] == "Hello"
+        assert events(waiting.result(10))[-1]["event"] == "error"
+        assert server.wait(3 + 5 - (time.monotonic() - began)) == 0
+        assert sorted(rows(server)) == [("complete", "Hello"), ("interrupted", "Hel")]
+
+
+@contextmanager
+def open_socket(
+    server: ServeProcess, alice: httpx2.Client, number: int
+) -> Iterator[ClientConnection]:
+    """A socket that is signed in."""
+    token = alice.headers["Authorization"].removeprefix("Bearer ")
+    protocols = [Subprotocol("bearer"), Subprotocol(token)]
+    url = f"ws://127.0.0.1:{server.port}/ws/chat/{number}"
+    with connect(url, subprotocols=protocols, proxy=None) as sock:
+        assert json.loads(sock.recv(10))["event"] == "ready"
+        yield sock
+
+
+def until_closed(sock: ClientConnection) -> tuple[list[dict[str, Any]], int | None]:
+    """The events that are left, and the code it was closed with."""
+    told = []
+    try:
+        while True:
+            told.append(json.loads(sock.recv(10)))
+    except ConnectionClosed:
+        return told, sock.close_code
 
 
 def ask(
