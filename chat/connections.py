@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 # Two looks and a slow database are well under a minute.
 LOOK_EVERY = 20.0
+SIGN_IN_SECONDS = 5.0
 
 
 class Connection(Protocol):
@@ -29,6 +30,7 @@ class Connections:
 
     def __init__(self, threads: DatabaseThreads) -> None:
         self.look_every = LOOK_EVERY
+        self.sign_in_seconds = SIGN_IN_SECONDS
         self._threads = threads
         self._open: dict[Connection, Claims] = {}
 

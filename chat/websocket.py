@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from accounts.tokens import Claims, claims_of
 from chat.answers import Answers, Reading
 from chat.asks import Watch
 from chat.encoders import WEBSOCKET
+from chat.live import LiveAnswer
 from chat.reading import read_along
 from chat.serializers import (
     DEEDS,
@@ -22,6 +24,7 @@ from chat.serializers import (
     message_id_of,
 )
 from llmbackend.errors import (
+    Internal,
     Invalid,
     LLMBackendError,
     NotFound,
@@ -30,9 +33,10 @@ from llmbackend.errors import (
 )
 from llmbackend.http import error_body, renamed
 
-SIGN_IN_SECONDS = 5.0
+logger = logging.getLogger(__name__)
+
 FRAME_LIMIT = 256 << 10
-UNAUTHORIZED, NOT_FOUND = 4401, 4404
+INTERNAL, TRY_AGAIN, UNAUTHORIZED, NOT_FOUND = 1011, 1013, 4401, 4404
 
 
 class ChatSocket(AsyncConsumer):
@@ -47,8 +51,18 @@ class ChatSocket(AsyncConsumer):
         self.answers = answers
         self._claims: Claims | None = None
         self._sign_in_timer: asyncio.TimerHandle | None = None
+        self._answer: LiveAnswer | None = None
         self._following: asyncio.Task[None] | None = None
-        self._closing: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ending = False
+        self._closed = False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        # A client that leaves in the middle of a command is told of by `send`.
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._let_go()
 
     async def websocket_connect(self, message: Any) -> None:
         offered = list(self.scope["subprotocols"])
@@ -58,24 +72,42 @@ class ChatSocket(AsyncConsumer):
         if bearer:
             await self._answered(self._sign_in({"token": offered[1]}))
         else:
-            loop = asyncio.get_running_loop()
-            late = Unauthorized("No token came within five seconds.")
-            self._sign_in_timer = loop.call_later(SIGN_IN_SECONDS, self.cut, late)
+            late = Unauthorized("No token came in time.")
+            self._sign_in_timer = asyncio.get_running_loop().call_later(
+                self.answers.connections.sign_in_seconds, self.cut, late
+            )
 
     async def websocket_receive(self, message: Any) -> None:
-        if self._closing is None:
+        if not self._ending and not self._closed:
             await self._answered(self._carry_out(message.get("text")))
 
     async def websocket_disconnect(self, message: Any) -> None:
+        raise StopConsumer
+
+    async def _let_go(self) -> None:
+        """Leave nothing behind."""
+        self._closed = True
         self.answers.connections.remove(self)
         if self._sign_in_timer is not None:
             self._sign_in_timer.cancel()
-        tasks = {task for task in (self._following, self._closing) if task is not None}
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        raise StopConsumer
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._disown)
+        return task
+
+    def _disown(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        # An OSError is how `send` tells that the client has left.
+        if error is not None and not isinstance(error, OSError):
+            logger.error("Reading along over a WebSocket failed", exc_info=error)
+            self.cut(Internal())
 
     async def _answered(self, deed: Coroutine[Any, Any, None]) -> None:
         """Do it, and tell the client of an error that has a name."""
@@ -90,10 +122,10 @@ class ChatSocket(AsyncConsumer):
     async def _carry_out(self, text: str | None) -> None:
         if text is None:
             raise Invalid("A frame must be text.")
-        if len(text) > FRAME_LIMIT:
+        if len(text.encode()) > FRAME_LIMIT:
             raise TooLarge("The frame is too large.")
         fields = json_object(text)
-        kind = fields.pop("type", None)
+        kind = str(fields.pop("type", ""))
         if kind == "auth":
             await self._sign_in(fields)
         elif self._claims is None:
@@ -147,9 +179,7 @@ class ChatSocket(AsyncConsumer):
         if reading is None:
             await self._tell("idle", {"conversation_id": self._conversation_id})
             return
-        if self._following is not None:
-            self._following.cancel()
-        await self._follow(reading)
+        await self._follow(reading, at_once=True)
 
     async def _stop(self, fields: Mapping[str, Any], claims: Claims) -> None:
         stopped = await self.answers.request_stop(
@@ -160,14 +190,27 @@ class ChatSocket(AsyncConsumer):
         if not stopped:
             await self._tell("idle", {"conversation_id": self._conversation_id})
 
-    async def _follow(self, reading: Reading) -> None:
-        """Read along in a task of its own, once what was read before is told."""
-        if self._following is not None:
-            await asyncio.wait({self._following})
-        self._following = asyncio.create_task(self._read(reading))
+    async def _follow(self, reading: Reading, *, at_once: bool = False) -> None:
+        """
+        Read along in a task of its own, once what was read before is told to its end.
 
-    async def _read(self, reading: Reading) -> None:
+        With `at_once`, or if it is the same answer, that is broken off.
+        """
+        before, same = self._following, self._answer is reading.answer
+        self._answer = reading.answer
+        self._following = self._own(self._read(reading, after=before))
+        if before is None:
+            return
+        # The new reader counts first: the last one's leaving may stop an answer.
+        await asyncio.sleep(0)
+        if at_once or same:
+            before.cancel()
+        await asyncio.wait({before})
+
+    async def _read(self, reading: Reading, after: asyncio.Task[None] | None) -> None:
         with self.answers.reading(reading.answer):
+            if after is not None:
+                await asyncio.wait({after})
             async for frames in read_along(reading, WEBSOCKET):
                 await self._send_all(frames)
 
@@ -176,20 +219,35 @@ class ChatSocket(AsyncConsumer):
 
     async def _send_all(self, frames: list[str]) -> None:
         for frame in frames:
-            await self.send({"type": "websocket.send", "text": frame})
+            if not self._closed:
+                await self.send({"type": "websocket.send", "text": frame})
 
     async def _refuse(self, error: LLMBackendError) -> None:
         await self._send_all(WEBSOCKET.refusal(error_body(error)))
+        code = self._code_after(error)
+        if code is not None:
+            await self._close(code)
+
+    def _code_after(self, error: LLMBackendError) -> int | None:
+        """What the socket is closed with after `error`; None: it stays open."""
         if isinstance(error, Unauthorized):
-            await self._close(UNAUTHORIZED)
-        elif isinstance(error, NotFound) and self._claims is None:
-            await self._close(NOT_FOUND)
+            return UNAUTHORIZED
+        if isinstance(error, Internal):
+            return INTERNAL
+        if self._claims is not None or isinstance(error, Invalid | TooLarge):
+            return None
+        return NOT_FOUND if isinstance(error, NotFound) else TRY_AGAIN
 
     def cut(self, error: LLMBackendError) -> None:
         """End the socket from outside, telling its reader why."""
-        self._closing = asyncio.ensure_future(self._refuse(error))
+        if not self._ending and not self._closed:
+            self._ending = True
+            self._own(self._refuse(error))
 
     async def _close(self, code: int) -> None:
+        if self._closed:
+            return
+        self._closed = True
         self.answers.connections.remove(self)
         if self._following is not None:
             self._following.cancel()

@@ -36,6 +36,13 @@ def _all_routes() -> list[Route]:
     return [*_routes_in(get_resolver().url_patterns), *_routes_in(streams)]
 
 
+def socket_paths() -> list[str]:
+    """The paths of WebSockets, as documents write them."""
+    from chat.routing import socket_routes
+
+    return [route.path for route in _routes_in(socket_routes(cast(Any, None)))]
+
+
 def _routes_in(patterns: list[Any], prefix: str = "") -> Iterator[Route]:
     for pattern in patterns:
         path = prefix + readable(str(pattern.pattern))

@@ -20,7 +20,7 @@ from conversations.models import Message
 from llmbackend import http
 from llmbackend.config import Config
 from llmbackend.errors import LLMBackendError
-from tests.routes import METHODS, api_routes
+from tests.routes import METHODS, api_routes, socket_paths
 from tests.test_errors import CLASSES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,6 +57,11 @@ class TestRoutes:
         paths = {path for _, path in self.documented()}
 
         assert paths == {route.path for route in api_routes()}
+
+    def test_every_socket_is_told(self) -> None:
+        assert socket_paths()
+        for path in socket_paths():
+            assert f"\n`{path}` " in read("docs/api.md")
 
     def test_every_method_of_a_viewset_has_a_section(self) -> None:
         routes = {(m, route.path) for route in api_routes() for m in route.methods}

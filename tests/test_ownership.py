@@ -1,5 +1,5 @@
 """
-Who may do what: one row for each route and method, tried by every actor.
+Who may do what: one row for each route, method and WebSocket, tried by every actor.
 
 A new route fails here until it has a row. A row about a new kind of thing needs that
 thing in the fixture `owned` and in UNKNOWN, and nothing else.
@@ -26,10 +26,11 @@ from rag.dense import pack
 from rag.models import Chunk, Document, KnowledgeBase
 from rag.ngrams import DIMENSION, passage_vectors
 from rag.terms import pack_terms
+from tests.chat.sockets import opened, token_of
 from tests.conftest import PASSWORD, Client, Served, client_of, make_user
 from tests.fake_provider import FakeProvider
 from tests.rag.embeddings import make_base
-from tests.routes import METHODS, api_routes
+from tests.routes import METHODS, api_routes, socket_paths
 
 Door = Literal["open", "signed in", "owner"]
 
@@ -123,6 +124,8 @@ ROWS = [
     Row("POST", "/api/rag/chat", "owner", RAG_ASK),
     Row("GET", "/api/rag/models", "signed in"),
 ]
+# WebSockets that open for the owner of what their path names.
+SOCKETS = ["/ws/chat/{conversation_id}"]
 NOBODY = ("anonymous", "alice deactivated", "alice logged out everywhere")
 OTHERS = ("mallory", "staff")
 ACTORS = (*NOBODY, *OTHERS, "alice")
@@ -135,6 +138,7 @@ def named(rows: list[Row]) -> list[Any]:
 OWNERS = [row for row in ROWS if row.door == "owner"]
 GUARDED = [row for row in ROWS if row.door != "open"]
 all_rows = pytest.mark.parametrize("row", named(ROWS))
+all_sockets = pytest.mark.parametrize("path", SOCKETS)
 owners_rows = pytest.mark.parametrize("row", named(OWNERS))
 guarded_rows = pytest.mark.parametrize("row", named(GUARDED))
 
@@ -227,11 +231,30 @@ def without_request_id(response: httpx2.Response) -> tuple[Any, ...]:
     return response.status_code, body, headers
 
 
+def told_by_socket(client: Client, path: str) -> tuple[list[Any], int]:
+    """What a client with its token is told at first, and what it is closed with."""
+    token = token_of(client)
+    with opened(client, path, *(["bearer", token] if token else [])) as socket:
+        if not token:
+            socket.send("stop")
+        first = socket.event()
+        if first.name == "ready":
+            return [first], 0
+        rest, code = socket.last_words()
+    told = [{**event.data, "request_id": ""} for event in (first, *rest)]
+    return told, code
+
+
 class TestTheTable:
     def test_every_route_has_a_row(self) -> None:
         paths = {path for _, path in (row.route for row in ROWS)}
 
         assert {route.path for route in api_routes()} == paths
+
+    def test_every_socket_has_a_row(self) -> None:
+        assert [
+            re.sub(r"\{(\w+)\}", r":\1", path) for path in SOCKETS
+        ] == socket_paths()
 
     def test_every_method_of_a_viewset_has_a_row(self) -> None:
         routes = {(m, route.path) for route in api_routes() for m in route.methods}
@@ -324,3 +347,28 @@ def test_no_answer_to_others_names_what_alice_owns(
     assert "Alice" not in response.text
     for thing in owned.values():
         assert str(thing) not in response.text
+
+
+@pytest.mark.parametrize("actor", ACTORS)
+@all_sockets
+def test_a_socket_opens_for_its_owner_alone(
+    path: str, actor: str, cast: dict[str, Client], owned: dict[str, Any]
+) -> None:
+    befall(actor)
+    before = stored()
+
+    _, code = told_by_socket(cast[actor], path.format(**owned))
+
+    assert code == (4401 if actor in NOBODY else 4404 if actor in OTHERS else 0)
+    assert stored() == before
+
+
+@pytest.mark.parametrize("actor", OTHERS)
+@all_sockets
+def test_someone_elses_socket_is_closed_like_one_that_is_not_there(
+    path: str, actor: str, cast: dict[str, Client], owned: dict[str, Any]
+) -> None:
+    foreign = told_by_socket(cast[actor], path.format(**owned))
+    unknown = told_by_socket(cast[actor], path.format(**UNKNOWN))
+
+    assert foreign == unknown

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
+
+from tests.conftest import Served
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 8.0) -> bool:
@@ -17,3 +20,9 @@ def eventually(condition: Callable[[], Any], seconds: float = 8.0) -> bool:
             return True
         waiter.wait(0.02)
     return False
+
+
+def on_loop(served: Served, work: Coroutine[Any, Any, Any]) -> Any:
+    """What `work` returns on the server's event loop."""
+    loop = served.application.answers._loop
+    return asyncio.run_coroutine_threadsafe(work, loop).result(10)

@@ -45,3 +45,11 @@ def text_of(events: Iterable[Event]) -> str:
 
 def reasoning_of(events: Iterable[Event]) -> str:
     return "".join(event.data for event in events if event.name == "reasoning")
+
+
+def up_to(events: Iterator[Event], said: str) -> list[Event]:
+    """The events until the answer's text has reached `said`."""
+    told: list[Event] = []
+    while text_of(told) != said:
+        told.append(next(events))
+    return told

@@ -15,7 +15,7 @@ from django.core import signing
 from accounts.models import User
 from conversations.models import Message
 from conversations.writers import beat
-from tests.chat.eventually import eventually
+from tests.chat.eventually import eventually, on_loop
 from tests.chat.streams import SSE, Event, events_in, events_of, text_of
 from tests.conftest import Client, Served, client_of, until_idle
 from tests.fake_provider import FakeProvider, Script
@@ -406,13 +406,6 @@ def test_a_reader_loses_the_stream_when_its_user_is_logged_out_everywhere(
 def followed(served: Served) -> set[int]:
     """The answers of other processes that are read along with."""
     return {copy.pk for copy in served.application.answers._followed.copies()}
-
-
-def on_loop(served: Served, work: Any) -> Any:
-    import asyncio
-
-    loop = served.application.answers._loop
-    return asyncio.run_coroutine_threadsafe(work, loop).result(10)
 
 
 def test_many_readers_end_together(
