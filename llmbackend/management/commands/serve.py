@@ -42,9 +42,9 @@ class Command(BaseCommand):
             "--server",
             choices=["uvicorn", "daphne"],
             default="uvicorn",
-            help="daphne serves one process, holds in memory what a slow reader does not"
-            " take, never drops one that takes nothing, and at its end drops WebSockets"
-            " without the code 1012",
+            help="daphne serves one process, holds in memory what a slow reader does"
+            " not take, never drops one that takes nothing, and at its end drops"
+            " WebSockets without the code 1012",
         )
         # For the workers that this command starts: the socket, and whose they are.
         parser.add_argument(

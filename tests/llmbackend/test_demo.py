@@ -1,0 +1,58 @@
+"""create_demo and delete_user: what comes and goes as a whole."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from accounts.models import User
+from conversations.models import Conversation
+from rag.models import KnowledgeBase
+from tests.conftest import Client, Served
+
+
+def said_by(*command: str) -> dict[str, str]:
+    out = StringIO()
+    call_command(*command, stdout=out, stderr=StringIO())
+    lines = [line.partition(": ") for line in out.getvalue().splitlines()]
+    return {name: value for name, _, value in lines}
+
+
+def test_the_demo_answers_from_its_contracts(server: Served, anonymous: Client) -> None:
+    told = said_by("create_demo")
+    who = {name: told[name] for name in ("username", "password")}
+    token = anonymous.post("/api/users/login", json=who).json()["token"]
+
+    answer = anonymous.post(
+        "/api/rag/chat",
+        headers={"Authorization": f"Bearer {token}"},
+        json={
+            "conversation_id": int(told["conversation_id"]),
+            "kb_id": told["kb_id"],
+            "message": "逾期支付租金要付多少违约金?",
+        },
+    )
+
+    assert "千分之一" in answer.text
+
+
+def test_a_user_is_not_made_twice(server: Served, alice: User) -> None:
+    with pytest.raises(CommandError, match="already"):
+        call_command("create_demo", "--user", "ALICE")
+    assert User.objects.count() == 1
+
+
+def test_a_user_goes_with_all_that_is_theirs(server: Served, alice: User) -> None:
+    said_by("create_demo")
+    said_by("delete_user", "demo", "--dry-run")
+    assert KnowledgeBase.objects.count() == 1
+
+    call_command("delete_user", "Demo", stdout=StringIO())
+
+    assert list(User.objects.all()) == [alice]
+    assert not Conversation.objects.exists()
+    assert not KnowledgeBase.objects.exists()
+    with pytest.raises(CommandError, match="no user"):
+        call_command("delete_user", "demo")
