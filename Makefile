@@ -26,6 +26,9 @@ bench-retrieval: environment ## Measure retrieval on XQuAD: DATA=<folder with xq
 bench-search: environment ## Measure search beside faiss, loading, and retrieval by HTTP: ARGS="exact loading retrieve"
 	@$(VENV) -m benchmarks.search $(ARGS)
 
+bench-answers: environment ## Measure on XQuAD what is held to be relevant, and what is quoted: DATA=<the same folder>
+	@$(VENV) -m benchmarks.answers "$(DATA)" $(ARGS)
+
 format: environment ## Format the code and mend what the linter can
 	@$(VENV) -m ruff check --fix --quiet . ; $(VENV) -m ruff format .
 
@@ -54,4 +57,4 @@ check-migrations: environment
 check-deploy: environment
 	LLMBACKEND_CONFIG=tests/production.yaml $(VENV) manage.py check --deploy --fail-level WARNING
 
-.PHONY: help run test check bench bench-retrieval bench-search format clean environment check-format check-lint check-types check-imports check-migrations check-deploy
+.PHONY: help run test check bench bench-retrieval bench-search bench-answers format clean environment check-format check-lint check-types check-imports check-migrations check-deploy

@@ -18,6 +18,7 @@ from llmbackend.chat_models import context_window
 from llmbackend.threads import DatabaseThreads
 from rag.indexes import Base
 from rag.passages import Passage
+from rag.quoting import Quote
 from rag.retrieval import Findings, Knowledge, base_of, is_follow_up, texts_of
 
 SNIPPET = 200
@@ -50,6 +51,12 @@ class Grounding:
             vector=vector,
             top_k=self.top_k,
         )
+
+    async def quotes(
+        self, findings: Findings, turn: Turn, passages: Sequence[Passage]
+    ) -> list[Quote]:
+        """The sentences that answer the turn's question best."""
+        return await self.threads.run(findings.quotes, turn.question, passages)
 
     async def texts_again(self, turn: Turn) -> list[str]:
         """The texts of the sources that a continued answer rests on."""

@@ -81,9 +81,13 @@ class KeywordIndex:
         return scores
 
     def idf(self, terms: Ids) -> Scores:
-        """(len(terms),) float32: how rare each is, the rarest being in no chunk."""
+        """
+        (len(terms),) float32: how rare each is; one in no chunk is as one in a chunk.
+
+        Else the unknown words of a question would outweigh the known in a small base.
+        """
         known, spans = self._found(terms)
-        found = np.zeros(len(terms))
+        found = np.ones(len(terms))
         found[known] = np.diff(spans, axis=1)[:, 0]
         return np.log1p((self.size - found + 0.5) / (found + 0.5)).astype(np.float32)
 

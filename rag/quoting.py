@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.terms import Ids, question_terms, terms_of
+from rag.overlap import Overlap
+from rag.terms import Ids, terms_of
 
 LONGEST = 400
 _END = re.compile("(?<=[。！？；!?])|(?<=[.;])(?=\\s)|\n+")
@@ -33,17 +34,14 @@ def best_sentences(
     """
     At most `most` sentences, best first, of passages that come best first.
 
-    A sentence is worth the idf of the question's terms in it, a little less the later
-    its passage comes and the longer it is; one without any such term is not quoted.
+    A sentence is worth the share of the question that it holds, a little less the later
+    its passage comes and the longer it is; one that holds nothing is not quoted.
     """
-    asked = question_terms(question)
-    weights = idf(asked)
+    overlap = Overlap(question, idf=idf)
     scored: list[tuple[float, Quote]] = []
     for source, passage in enumerate(passages, start=1):
         for sentence in sentences(passage):
-            terms = terms_of(sentence)
-            held = np.concatenate([terms.words, terms.characters, terms.pairs])
-            worth = float(weights[np.isin(asked, held)].sum())
+            worth = overlap.share(terms_of(sentence))
             damped = worth / (1 + 0.1 * (source - 1)) / (1 + len(sentence) / 1000)
             scored.append((damped, Quote(source, sentence)))
     scored.sort(key=lambda item: -item[0])

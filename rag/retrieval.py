@@ -22,6 +22,7 @@ from rag.keyword import KeywordIndex
 from rag.models import Chunk, Document, KnowledgeBase
 from rag.passages import Passage, joined, shown
 from rag.quoting import Quote, best_sentences
+from rag.relevance import is_relevant
 from rag.scanning import scanned
 from rag.terms import question_terms
 
@@ -48,12 +49,14 @@ class Findings:
     relevant: bool
     index: KeywordIndex | None
 
-    def quotes(self, question: str, passages: Sequence[Passage]) -> list[Quote]:
-        """The sentences of `passages` that best answer the question."""
+    def quotes(
+        self, question: str, passages: Sequence[Passage], *, most: int = 2
+    ) -> list[Quote]:
+        """At most `most` sentences of `passages` that answer best, best first."""
         if self.index is None:
             return []
         texts = [passage.content for passage in passages]
-        return best_sentences(question, texts, idf=self.index.idf)
+        return best_sentences(question, texts, idf=self.index.idf, most=most)
 
 
 class Knowledge:
@@ -100,8 +103,12 @@ class Knowledge:
         known = scored.index.known_share(asked.terms)
         ranked = _ranked(base, scored, mode=mode, known_share=known)
         passages = shown(_fetched(base, scored, ranked), top_k=top_k)
-        cosine = 0.0 if scored.dense is None else float(scored.dense.max())
-        relevant = is_relevant(base, best_cosine=cosine, known_share=known)
+        relevant = is_relevant(
+            question,
+            passages,
+            embedding_model=base.embedding_model,
+            idf=scored.index.idf,
+        )
         return Findings(passages=passages, relevant=relevant, index=scored.index)
 
 
@@ -200,11 +207,6 @@ def _passage(chunk: Chunk, found: Ranked) -> Passage:
         page=chunk.page,
         heading_path=tuple(chunk.heading_path),
     )
-
-
-def is_relevant(base: Base, *, best_cosine: float, known_share: float) -> bool:
-    """Whether what was found seems to be about the question."""
-    return known_share > 0 or best_cosine > 0
 
 
 def is_follow_up(question: str) -> bool:

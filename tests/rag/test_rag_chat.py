@@ -249,6 +249,17 @@ class TestThePrompt:
         assert "sources" not in told(response)
         assert "sources" not in as_alice.history(conversation)[-1]
 
+    def test_passages_that_are_about_something_else_are_kept_from_it(
+        self, as_alice: Client, conversation: int, filled: str, provider: FakeProvider
+    ) -> None:
+        answer = ask(
+            as_alice, conversation, filled, "红烧肉怎么做才不会太油腻?", headers=SSE
+        )
+
+        prompt = provider.requests[-1].body["messages"][0]["content"]
+        assert "没有找到与问题相关的内容" in prompt
+        assert "sources" not in told(answer)
+
 
 class TestAFollowUp:
     def test_it_is_searched_with_the_question_before(
