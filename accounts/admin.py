@@ -11,13 +11,14 @@ from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.utils.translation import gettext as _
+from django.utils.translation import gettext as _, gettext_lazy, ngettext
 
-from accounts import lifecycle
+from accounts import lifecycle, logins
 from accounts.credentials import authenticated
-from accounts.models import User
+from accounts.models import ApiKey, User
 from llmbackend.errors import InvalidCredentials, RateLimited
 from llmbackend.http import address_of
+from llmbackend.readonly_admin import ReadOnlyAdmin
 
 
 class LogInForm(AdminAuthenticationForm):
@@ -48,10 +49,40 @@ class LogInForm(AdminAuthenticationForm):
 admin.site.login_form = LogInForm
 
 
+@admin.register(ApiKey)
+class ApiKeyAdmin(ReadOnlyAdmin):
+    """Which keys there are; of a key itself only its end is known."""
+
+    list_display = [
+        *["name", "owner", "hint", "scopes", "created_at", "expires_at"],
+        "last_used_at",
+    ]
+    list_select_related = ["owner"]
+    search_fields = ["name", "owner__username", "=hint"]
+    fields = [
+        *["name", "owner", "hint", "scopes", "knowledge_bases", "chat_models"],
+        *["created_at", "expires_at", "last_used_at"],
+    ]
+
+
 @admin.register(User)
 class UserAdmin(DjangoUserAdmin):
     list_display = ["username", "is_active", "is_staff", "last_login", "date_joined"]
     readonly_fields = ["last_login", "date_joined"]
+    actions = ["end_tokens"]
+
+    @admin.action(
+        permissions=["change"],
+        description=gettext_lazy("Log out selected users everywhere"),
+    )
+    def end_tokens(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        ended = logins.end_all(queryset)
+        message = ngettext(
+            "%(count)d user was logged out everywhere.",
+            "%(count)d users were logged out everywhere.",
+            ended,
+        )
+        self.message_user(request, message % {"count": ended})
 
     def save_model(
         self, request: HttpRequest, obj: User, form: Any, change: bool

@@ -12,13 +12,13 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.utils import timezone
 from rest_framework_simplejwt.tokens import AccessToken, RefreshToken
 
 from accounts.models import RevokedToken, User
 from accounts.tokens import (
-    Claims,
+    TokenClaims,
     issue,
     issue_refresh,
     refresh_claims_of,
@@ -62,15 +62,19 @@ def renew(refresh: str) -> Tokens:
     return _tokens(user, family=claims.family)
 
 
-def end(claims: Claims) -> None:
+def end(claims: TokenClaims) -> None:
     """Log out: no token of this log-in is good any more."""
     longest = max(AccessToken.lifetime, RefreshToken.lifetime)
     _revoke(claims.family, until=timezone.now() + longest)
 
 
-def end_all(user: User) -> None:
-    """Log out everywhere: no token that was issued to `user` is good any more."""
-    User.objects.filter(pk=user.pk).update(token_version=F("token_version") + 1)
+def end_all(users: QuerySet[User]) -> int:
+    """
+    Log out everywhere: no token that was issued to them is good any more.
+
+    Returns how many users that are.
+    """
+    return users.update(token_version=F("token_version") + 1)
 
 
 def _revoke(jti: str, *, until: datetime) -> bool:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Any
+import uuid
+from typing import Any, Self
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser, UserManager as DjangoUserManager
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.utils.translation import gettext_lazy as _
+
+from accounts.grants import EVERYTHING, Grant
+from llmbackend.errors import NotFound
 
 USERNAME_LENGTH = 150
 # A character becomes at most three when its case is folded.
@@ -68,6 +72,9 @@ class User(AbstractUser):
         editable=False,
         help_text="Tokens carry it; raising it ends all that were issued before.",
     )
+
+    # What the request's credential allows; for whom nothing is said, everything.
+    grant: Grant = EVERYTHING
 
     objects = UserManager()  # type: ignore[misc]
 
@@ -130,3 +137,47 @@ class Tally(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+
+class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
+    """The only door to a user's API keys."""
+
+    def owned_by(self, user: User) -> Self:
+        return self.filter(owner=user)
+
+    def fetch(self, key_id: uuid.UUID) -> ApiKey:
+        """Like get(), but raises NotFound."""
+        found = self.filter(pk=key_id).first()
+        if found is None:
+            raise NotFound
+        return found
+
+
+class ApiKey(models.Model):
+    """What a program signs in with for its owner; of bases and models null is all."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.CASCADE,
+        related_name="api_keys",
+        verbose_name=_("owner"),
+    )
+    name = models.CharField(_("name"), max_length=200)
+    hash = models.CharField(max_length=64, unique=True, help_text="SHA-256 of the key.")
+    hint = models.CharField(max_length=4, help_text="How the key ends.")
+    scopes = models.JSONField(_("scopes"))
+    knowledge_bases = models.JSONField(_("knowledge bases"), null=True)
+    chat_models = models.JSONField(_("chat models"), null=True)
+    created_at = models.DateTimeField(_("created"))
+    expires_at = models.DateTimeField(_("expires"), null=True)
+    last_used_at = models.DateTimeField(_("last used"), null=True)
+
+    objects = ApiKeyQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("API key")
+        verbose_name_plural = _("API keys")
+
+    def __str__(self) -> str:
+        return self.name

@@ -11,12 +11,14 @@ from django.db.models import Exists
 from rest_framework_simplejwt.exceptions import TokenError
 from rest_framework_simplejwt.tokens import AccessToken, RefreshToken
 
+from accounts import api_keys
+from accounts.api_keys import KeyClaims
 from accounts.models import RevokedToken, User
 from llmbackend.errors import Unauthorized
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claims:
+class TokenClaims:
     """
     What a token with a good signature says.
 
@@ -28,6 +30,10 @@ class Claims:
     jti: str
     family: str
     expires_at: float
+
+
+# What a request says of who makes it, before the database is asked.
+Claims = TokenClaims | KeyClaims
 
 
 def issue(user: User, *, family: str = "") -> str:
@@ -53,6 +59,8 @@ def _signed(token: AccessToken | RefreshToken, *, user: User, family: str) -> st
 
 def claims_of(token: str) -> Claims:
     """Check signature, form and expiry; raise Unauthorized. No database."""
+    if token.startswith(api_keys.PREFIX):
+        return api_keys.claims_of(token)
     claims = _signed_claims(token)
     if claims.expires_at <= time.time():
         raise Unauthorized
@@ -62,19 +70,19 @@ def claims_of(token: str) -> Claims:
 # The signature's check costs more than all else about a token, and its outcome
 # cannot change; expiry, log-out and deactivation can, and are checked each time.
 @lru_cache(maxsize=4096)
-def _signed_claims(token: str) -> Claims:
+def _signed_claims(token: str) -> TokenClaims:
     return _read(AccessToken, token)
 
 
-def refresh_claims_of(token: str) -> Claims:
+def refresh_claims_of(token: str) -> TokenClaims:
     """The same of a refresh token."""
     return _read(RefreshToken, token)
 
 
-def _read(kind: type[AccessToken | RefreshToken], token: str) -> Claims:
+def _read(kind: type[AccessToken | RefreshToken], token: str) -> TokenClaims:
     try:
         payload = kind(token).payload  # type: ignore[arg-type]
-        return Claims(
+        return TokenClaims(
             user_id=int(payload["user_id"]),
             version=int(payload["ver"]),
             jti=str(payload["jti"]),
@@ -85,12 +93,22 @@ def _read(kind: type[AccessToken | RefreshToken], token: str) -> Claims:
         raise Unauthorized from exc
 
 
-def user_for(claims: Claims) -> User:
-    """The active user `claims` stand for, in one query; raise Unauthorized."""
-    return user_unless_revoked(claims, ids=(claims.jti, claims.family))
+def user_for(claims: Claims, *, scope: str = "") -> User:
+    """
+    The active user `claims` stand for, in one query, with what they may do.
+
+    Raises Unauthorized, and Forbidden for an API key without the `scope` asked for.
+    """
+    if isinstance(claims, KeyClaims):
+        user = api_keys.owner_of(claims)
+    else:
+        user = user_unless_revoked(claims, ids=(claims.jti, claims.family))
+    if scope:
+        user.grant.require(scope)
+    return user
 
 
-def user_unless_revoked(claims: Claims, *, ids: Collection[str]) -> User:
+def user_unless_revoked(claims: TokenClaims, *, ids: Collection[str]) -> User:
     """The active user of `claims`, if none of `ids` is revoked, else Unauthorized."""
     revoked = RevokedToken.objects.filter(jti__in=ids)
     user = (
@@ -114,7 +132,13 @@ def bearer_token(authorization: str) -> str:
 
 
 def ended_claims(held: Collection[Claims]) -> set[Claims]:
-    """Those of the claims that stand for nobody any more, in two queries."""
+    """Those of the claims that stand for nobody any more, in three queries at most."""
+    keys = {claims for claims in held if isinstance(claims, KeyClaims)}
+    tokens = {claims for claims in held if isinstance(claims, TokenClaims)}
+    return {*_ended_tokens(tokens), *(api_keys.ended(keys) if keys else ())}
+
+
+def _ended_tokens(held: Collection[TokenClaims]) -> set[TokenClaims]:
     users = User.objects.filter(
         pk__in={claims.user_id for claims in held}, is_active=True
     )

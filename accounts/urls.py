@@ -4,6 +4,7 @@ from django.urls import re_path
 
 from accounts.views import (
     AccountViewSet as Account,
+    ApiKeyViewSet as ApiKeys,
     LogInViewSet as LogIns,
     UserViewSet as Users,
 )
@@ -18,5 +19,10 @@ urlpatterns = [
     re_path(
         r"^api/users/me/?$",
         Account.as_view({"get": "show", "patch": "change", "delete": "destroy"}),
+    ),
+    re_path(r"^api/users/keys/?$", ApiKeys.as_view({"get": "list", "post": "create"})),
+    re_path(
+        r"^api/users/keys/(?P<key_id>[^/]+)/?$",
+        ApiKeys.as_view({"delete": "destroy"}),
     ),
 ]

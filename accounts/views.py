@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+from datetime import datetime
 from typing import Any, cast
 
 from rest_framework import viewsets
@@ -9,13 +11,15 @@ from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts import lifecycle, logins
+from accounts import api_keys, lifecycle, logins
 from accounts.credentials import authenticated, confirm
+from accounts.grants import ACCOUNT, LOG_IN
 from accounts.logins import Tokens
-from accounts.models import User
+from accounts.models import ApiKey, User
 from accounts.registration import check_open, register
 from accounts.serializers import (
     CredentialsSerializer,
+    NewApiKeySerializer,
     NewPasswordSerializer,
     PasswordSerializer,
     ProfileSerializer,
@@ -23,7 +27,8 @@ from accounts.serializers import (
     RegistrationSerializer,
 )
 from accounts.throttles import count_registration
-from accounts.tokens import Claims
+from accounts.tokens import TokenClaims
+from llmbackend.errors import NotFound
 from llmbackend.http import address_of
 
 
@@ -56,12 +61,15 @@ class UserViewSet(viewsets.ViewSet):
 class LogInViewSet(viewsets.ViewSet):
     """What ends log-ins."""
 
+    scopes = {"logout": LOG_IN, "logout_all": ACCOUNT, "password": ACCOUNT}
+
     def logout(self, request: Request) -> Response:
-        logins.end(cast(Claims, request.auth))
+        logins.end(cast(TokenClaims, request.auth))
         return Response({"message": "Logged out successfully"})
 
     def logout_all(self, request: Request) -> Response:
-        logins.end_all(cast(User, request.user))
+        user = cast(User, request.user)
+        logins.end_all(User.objects.filter(pk=user.pk))
         return Response({"message": "Logged out everywhere successfully"})
 
     def password(self, request: Request) -> Response:
@@ -75,6 +83,8 @@ class LogInViewSet(viewsets.ViewSet):
 
 class AccountViewSet(viewsets.ViewSet):
     """A user's own account."""
+
+    scopes = dict.fromkeys(("show", "change", "destroy"), ACCOUNT)
 
     def show(self, request: Request) -> Response:
         return Response(account_body(cast(User, request.user)))
@@ -93,6 +103,34 @@ class AccountViewSet(viewsets.ViewSet):
         return Response({"message": "Account deleted successfully"})
 
 
+class ApiKeyViewSet(viewsets.ViewSet):
+    """A user's own API keys; a key shows which there are, and makes and ends none."""
+
+    scopes = {"create": LOG_IN, "list": ACCOUNT, "destroy": LOG_IN}
+
+    def create(self, request: Request) -> Response:
+        asked = NewApiKeySerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        stored, text = api_keys.make(
+            owner=cast(User, request.user), wanted=asked.wanted()
+        )
+        body = {"key": text, **api_key_body(stored)}
+        return Response(body, status=201, headers={"Cache-Control": "no-store"})
+
+    def list(self, request: Request) -> Response:
+        mine = ApiKey.objects.owned_by(cast(User, request.user))
+        keys = mine.order_by("created_at", "pk")
+        return Response({"keys": [api_key_body(key) for key in keys]})
+
+    def destroy(self, request: Request, key_id: str) -> Response:
+        try:
+            parsed = uuid.UUID(key_id)
+        except ValueError as exc:
+            raise NotFound from exc
+        api_keys.remove(owner=cast(User, request.user), key_id=parsed)
+        return Response({"message": "API key deleted successfully"})
+
+
 def confirmed_user(request: Request, password: str) -> User:
     """Who asks, having given the password again; raises WrongPassword, RateLimited."""
     user = cast(User, request.user)
@@ -109,9 +147,29 @@ def account_body(user: User) -> dict[str, Any]:
         "first_name": user.first_name,
         "last_name": user.last_name,
         "is_staff": user.is_staff,
-        "created_time": int(user.date_joined.timestamp()),
-        "last_login_time": user.last_login and int(user.last_login.timestamp()),
+        "created_time": seconds(user.date_joined),
+        "last_login_time": seconds(user.last_login),
     }
+
+
+def api_key_body(key: ApiKey) -> dict[str, Any]:
+    """A key as its owner sees it: everything but the key."""
+    return {
+        "key_id": str(key.pk),
+        "name": key.name,
+        "hint": f"{api_keys.PREFIX}…{key.hint}",
+        "scopes": key.scopes,
+        "kb_ids": key.knowledge_bases,
+        "models": key.chat_models,
+        "created_time": seconds(key.created_at),
+        "expires_time": seconds(key.expires_at),
+        "last_used_time": seconds(key.last_used_at),
+    }
+
+
+def seconds(moment: datetime | None) -> int | None:
+    """A time as the API tells it; None for none."""
+    return int(moment.timestamp()) if moment else None
 
 
 def told(tokens: Tokens) -> Response:

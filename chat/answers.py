@@ -14,6 +14,7 @@ from typing import Any
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
+from accounts.grants import CHAT
 from accounts.tokens import Claims, user_for
 from chat.asks import Ask, Watch
 from chat.broadcast import Broadcast
@@ -352,7 +353,7 @@ def open_and_find_base(
     *, claims: Claims, ask: Ask, writer: uuid.UUID
 ) -> tuple[Turn | str, Base | None]:
     """The one hop before an answer: who asks, of which base, and the two rows."""
-    user = user_for(claims)
+    user = user_for(claims, scope=CHAT)
     # Looked up first: once the rows are there, nothing may keep them from an answer.
     base = base_for(user, ask)
     turn = open_turn(
@@ -370,7 +371,7 @@ def find_answer(
 ) -> StoredAnswer | None:
     """The one hop before a stream is read; raises NotFound for an unknown message."""
     found = stored_answer(
-        user=user_for(claims),
+        user=user_for(claims, scope=CHAT),
         conversation_id=watch.conversation_id,
         message_id=position.message_id if position else None,
     )
@@ -384,13 +385,16 @@ def find_and_mark(
 ) -> tuple[int, int] | None:
     """The one hop of a stop."""
     return request_stop(
-        user=user_for(claims), conversation_id=conversation_id, message_id=message_id
+        user=user_for(claims, scope=CHAT),
+        conversation_id=conversation_id,
+        message_id=message_id,
     )
 
 
 def find_conversation(*, claims: Claims, conversation_id: int) -> None:
-    """Raise Unauthorized, or NotFound for what is not theirs."""
-    Conversation.objects.owned_by(user_for(claims)).fetch(conversation_id)
+    """Raise Unauthorized, Forbidden, or NotFound for what is not theirs."""
+    user = user_for(claims, scope=CHAT)
+    Conversation.objects.owned_by(user).fetch(conversation_id)
 
 
 def _opening(turn: Turn) -> Opening:

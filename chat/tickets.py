@@ -2,7 +2,7 @@
 Tickets: what a browser's EventSource, which sends no header, reads one stream with.
 
 A ticket is signed, lives a quarter of an hour and opens the stream of one conversation,
-as the token it was made with and for as long as that token is good.
+as the token or API key it was made with and for as long as that is good.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import asdict
 
 from django.core import signing
 
-from accounts.tokens import Claims
+from accounts.api_keys import KeyClaims
+from accounts.tokens import Claims, TokenClaims
 from llmbackend.errors import Unauthorized
 
 LIFETIME = 900
@@ -29,7 +30,9 @@ def claims_of(ticket: str, *, conversation_id: int) -> Claims:
     try:
         said = signing.loads(ticket, salt=_SALT, max_age=LIFETIME)
         if said["conversation"] == conversation_id:
-            return Claims(**said["claims"])
+            claims = said["claims"]
+            kind = KeyClaims if "key_hash" in claims else TokenClaims
+            return kind(**claims)
     except (signing.BadSignature, KeyError, TypeError) as exc:
         raise Unauthorized("A valid ticket or bearer token is required.") from exc
     raise Unauthorized("This ticket is for another conversation.")

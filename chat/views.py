@@ -9,6 +9,7 @@ from rest_framework import viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.grants import CHAT
 from accounts.models import User
 from accounts.tokens import Claims
 from chat import tickets
@@ -25,6 +26,8 @@ def owner_of(request: Request) -> User:
 
 class ChatViewSet(viewsets.ViewSet):
     """The chat models, and what is done to a stream from outside it."""
+
+    scopes = dict.fromkeys(("models", "stop", "ticket"), CHAT)
 
     def models(self, request: Request) -> Response:
         """What this server can use now; patterns stand for a provider's own names."""

@@ -24,6 +24,7 @@ from chat.serializers import (
     message_id_of,
 )
 from llmbackend.errors import (
+    Forbidden,
     Internal,
     Invalid,
     LLMBackendError,
@@ -36,7 +37,8 @@ from llmbackend.http import error_body, renamed
 logger = logging.getLogger(__name__)
 
 FRAME_LIMIT = 256 << 10
-INTERNAL, TRY_AGAIN, UNAUTHORIZED, NOT_FOUND = 1011, 1013, 4401, 4404
+INTERNAL, TRY_AGAIN = 1011, 1013
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 4401, 4403, 4404
 
 
 class ChatSocket(AsyncConsumer):
@@ -236,6 +238,8 @@ class ChatSocket(AsyncConsumer):
             return INTERNAL
         if self._claims is not None or isinstance(error, Invalid | TooLarge):
             return None
+        if isinstance(error, Forbidden):
+            return FORBIDDEN
         return NOT_FOUND if isinstance(error, NotFound) else TRY_AGAIN
 
     def cut(self, error: LLMBackendError) -> None:

@@ -23,8 +23,10 @@ def create(
     A new conversation; the API key, if any, is sealed for the model's provider.
 
     Where the request of `key` made one before, that one. Raises UnknownModel,
-    ModelNotInstalled, IdempotencyMismatch, and NotFound when it was deleted since.
+    ModelNotInstalled, Forbidden for a model that is not granted, IdempotencyMismatch,
+    and NotFound when it was deleted since.
     """
+    owner.grant.require_model(model)
     provider = usable_provider_for(model, config=settings.CONFIG)
     with transaction.atomic():
         made = idempotency.claim(owner, key)

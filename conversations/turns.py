@@ -120,7 +120,8 @@ def open_turn(
 
     Where `key` did so before, nothing happens: what it made then is returned, as
     `made_by` puts it. Raises NotFound, NotActive, NothingToContinue, UnknownModel,
-    IdempotencyMismatch and, while another answer is being written, AnswerInProgress.
+    Forbidden for a model that is not granted, IdempotencyMismatch and, while another
+    answer is being written, AnswerInProgress.
     """
     try:
         return _open_turn(user, conversation_id, asked, writer, key)
@@ -145,6 +146,7 @@ def _open_turn(
     with transaction.atomic():
         owned = Conversation.objects.owned_by(user).select_for_update()
         conversation = owned.fetch(conversation_id)
+        user.grant.require_model(conversation.model)
         made = idempotency.claim(user, key)
         if made is not None:
             return made

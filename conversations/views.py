@@ -8,6 +8,7 @@ from rest_framework import viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.grants import CHAT
 from accounts.idempotency import once
 from accounts.models import User
 from conversations import branches, lifecycle
@@ -19,6 +20,8 @@ from llmbackend.errors import NotFound
 
 class ConversationViewSet(viewsets.ViewSet):
     """Create, list, read, choose a branch, and delete."""
+
+    scopes = dict.fromkeys(("create", "list", "history", "branch", "destroy"), CHAT)
 
     def create(self, request: Request) -> Response:
         asked = NewConversationSerializer(data=request.data)

@@ -9,7 +9,8 @@ from llmbackend import providers
 from llmbackend.config import Config, Provider
 from llmbackend.crypto import origin_of, unseal
 from llmbackend.local.provider import LocalProvider
-from llmbackend.providers import Clients, Connection, matches
+from llmbackend.patterns import matches
+from llmbackend.providers import Clients, Connection
 
 LOCAL = Provider(name="local", base_url="http://local.invalid")
 # A chat model without a model: it quotes from a knowledge base.

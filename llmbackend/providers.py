@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from fnmatch import fnmatchcase
 from typing import Any
 
 import aiohttp
@@ -28,6 +27,7 @@ from llmbackend.errors import (
     ProviderTimeout,
     UnknownModel,
 )
+from llmbackend.patterns import matches
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +59,6 @@ def provider_for(model: str, *, config: Config) -> Provider:
         if any(matches(model, pattern) for pattern in provider.chat_models):
             return provider
     raise UnknownModel(f"No configured provider serves the model “{model[:100]}”.")
-
-
-def matches(model: str, pattern: str) -> bool:
-    """Whether a model name fits a pattern of the config, regardless of case."""
-    return fnmatchcase(model.lower(), pattern.lower())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,12 @@ def create(
     embedding_model_name: str,
     sizes: Sizes = Sizes(),  # noqa: B008 - it is frozen.
 ) -> KnowledgeBase:
-    """A new base; "" names the default model. Raises UnknownEmbeddingModel."""
+    """
+    A new base; "" names the default model.
+
+    Raises UnknownEmbeddingModel, and Forbidden where only some bases are granted.
+    """
+    owner.grant.require_every_base()
     model = embedding_model(embedding_model_name, config=settings.CONFIG)
     return KnowledgeBase.objects.create(
         owner=owner,

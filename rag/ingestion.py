@@ -169,8 +169,11 @@ def check_quota(owner: User, size: int) -> None:
     rag = settings.CONFIG.rag
     # Of two at once the second counts the first; SQLite has one writer at a time.
     User.objects.select_for_update().filter(pk=owner.pk).values_list("pk").first()
-    owned = Document.objects.owned_by(owner).exclude(status=Status.FAILED)
-    held = owned.aggregate(documents=Count("pk"), size=Sum("size_bytes", default=0))
+    # Of all their bases, also of those that the request does not reach.
+    kept = Document.objects.filter(knowledge_base__owner=owner)
+    held = kept.exclude(status=Status.FAILED).aggregate(
+        documents=Count("pk"), size=Sum("size_bytes", default=0)
+    )
     if held["documents"] >= rag.max_documents:
         raise QuotaExceeded(f"At most {rag.max_documents} documents are kept for you.")
     if held["size"] + size > rag.max_total_mb << 20:

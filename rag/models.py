@@ -18,7 +18,9 @@ class KnowledgeBaseQuerySet(models.QuerySet["KnowledgeBase"]):
     """The only door to a user's knowledge bases."""
 
     def owned_by(self, user: User) -> Self:
-        return self.filter(owner=user)
+        """Those of the user that the request's credential grants."""
+        owned, granted = self.filter(owner=user), user.grant.knowledge_bases
+        return owned if granted is None else owned.filter(pk__in=granted)
 
     def fetch(self, knowledge_base_id: uuid.UUID) -> KnowledgeBase:
         """Like get(), but raises NotFound."""
@@ -60,7 +62,9 @@ class DocumentQuerySet(models.QuerySet["Document"]):
     """The only door to a user's documents."""
 
     def owned_by(self, user: User) -> Self:
-        return self.filter(knowledge_base__owner=user)
+        owned = self.filter(knowledge_base__owner=user)
+        granted = user.grant.knowledge_bases
+        return owned if granted is None else owned.filter(knowledge_base__in=granted)
 
     def fetch(self, document_id: uuid.UUID) -> Document:
         """Like get(), but raises NotFound."""

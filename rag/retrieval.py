@@ -11,6 +11,7 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
+from accounts.grants import KB_READ
 from accounts.models import User
 from llmbackend.chat_models import Providers
 from llmbackend.config import Config
@@ -113,7 +114,8 @@ class Knowledge:
 
 
 def base_of(*, user: User, knowledge_base_id: uuid.UUID) -> Base:
-    """An owned base as a search needs it; raises NotFound."""
+    """An owned base as a search needs it; raises NotFound and Forbidden."""
+    user.grant.require(KB_READ)
     return Base.of(KnowledgeBase.objects.owned_by(user).fetch(knowledge_base_id))
 
 

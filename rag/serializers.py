@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
 from rest_framework import serializers
 
-from llmbackend.fields import StringField
+from llmbackend.fields import StringField, UuidField, WholeNumberField
 from rag.sentences import Sizes
 
 MODES = ("hybrid", "dense", "keyword")
-
-
-class UuidField(serializers.UUIDField):
-    """A UUID as text; DRF's own field takes any number for one."""
-
-    def to_internal_value(self, data: Any) -> uuid.UUID:
-        if not isinstance(data, str):
-            self.fail("invalid", value=data)
-        return super().to_internal_value(data)
-
-
-class WholeNumberField(serializers.IntegerField):
-    """A JSON integer; DRF's own field takes a string or a fraction for one."""
-
-    def to_internal_value(self, data: Any) -> int:
-        if type(data) is not int:
-            self.fail("invalid")
-        return data
 
 
 class NewKnowledgeBaseSerializer(serializers.Serializer[Any]):

@@ -10,6 +10,7 @@ from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.grants import KB_READ, KB_WRITE
 from accounts.models import User
 from rag import bases
 from rag.embedders import embedding_models
@@ -44,6 +45,8 @@ def succeeded(message: str, **fields: Any) -> Response:
 class KnowledgeBaseViewSet(viewsets.ViewSet):
     """Create, list and delete."""
 
+    scopes = {"create": KB_WRITE, "list": KB_READ, "destroy": KB_WRITE}
+
     def create(self, request: Request) -> Response:
         asked = NewKnowledgeBaseSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
@@ -74,6 +77,8 @@ class KnowledgeBaseViewSet(viewsets.ViewSet):
 
 class DocumentViewSet(viewsets.ViewSet):
     """The documents of a knowledge base."""
+
+    scopes = {"upload": KB_WRITE, "list": KB_READ, "destroy": KB_WRITE}
 
     def get_parsers(self) -> list[Any]:
         if self.request and self.request.path.rstrip("/").endswith("/upload"):
@@ -136,6 +141,8 @@ class DocumentViewSet(viewsets.ViewSet):
 
 class RetrievalViewSet(viewsets.ViewSet):
     """Questions to a knowledge base, and the models that can embed one."""
+
+    scopes = {"retrieve": KB_READ, "models": KB_READ}
 
     def retrieve(self, request: Request) -> Response:
         asked = QuestionSerializer(data=request.data)

@@ -170,10 +170,22 @@ def make_user(name: str) -> Any:
     return User.objects.create_user(name, password=PASSWORD)
 
 
+def make_key(owner: Any, *scopes: str, **limits: Any) -> tuple[Any, str]:
+    """An API key as it is stored, and as it is shown once."""
+    from accounts.api_keys import Wanted, make
+
+    return make(owner=owner, wanted=Wanted(name="Mine", scopes=scopes, **limits))
+
+
 def client_of(served: Served, user: Any | None) -> Client:
     from accounts.tokens import issue
 
-    headers = {"Authorization": f"Bearer {issue(user)}"} if user else {}
+    return client_with(served, issue(user) if user else "")
+
+
+def client_with(served: Served, bearer: str) -> Client:
+    """A client with a token or an API key, or with neither."""
+    headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
     return Client(
         base_url=served.base_url,
         headers=headers,

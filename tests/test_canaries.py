@@ -21,7 +21,7 @@ from django.conf import settings
 from django.db import connection
 from django.test import Client as AdminClient
 
-from accounts.models import User
+from accounts.models import ApiKey, User
 from conversations.models import Conversation, Message
 from tests import fake_provider, redis_server, served
 from tests.conftest import PASSWORD, Client, Served, client_of, until_idle
@@ -43,6 +43,7 @@ class Held:
     api_key: str = field(default_factory=lambda: canary("apikey"))
     token: str = ""
     refresh: str = ""
+    personal_key: str = ""
     answers: list[str] = field(default_factory=list)
 
     @property
@@ -52,6 +53,7 @@ class Held:
             "api_key": self.api_key,
             "token": self.token,
             "signature of the token": self.token.rpartition(".")[2],
+            "personal key": self.personal_key,
             "refresh token": self.refresh,
             "signature of the refresh token": self.refresh.rpartition(".")[2],
         }
@@ -106,9 +108,23 @@ def hold(client: httpx2.Client, provider: FakeProvider, configured_key: str) -> 
         held.keep(client.get(f"/api/{path}"))
     held.keep(client.get("/readyz"))
     held.keep(client.get("/healthz", headers={"Host": "elsewhere.example"}))
+    with_personal_key(client, held)
     forged = f"Bearer {held.token[:-6]}AAAAAA"
     held.keep(client.get("/api/chat/models", headers={"Authorization": forged}))
     return held
+
+
+def with_personal_key(client: httpx2.Client, held: Held) -> None:
+    """A key is made and used, for what it opens and for what it does not."""
+    path, new = "/api/users/keys", {"name": "Script", "scopes": ["chat"]}
+    # This answer is the one that shows the key.
+    held.personal_key = client.post(path, json=new).json()["key"]
+    headers = {"Authorization": f"Bearer {held.personal_key}"}
+    held.keep(client.get("/api/conversations/list", headers=headers)).raise_for_status()
+    held.keep(client.get(path, headers=headers))
+    held.keep(client.get(path)).raise_for_status()
+    wrong = {"refresh": held.personal_key}
+    held.keep(client.post("/api/users/token/refresh", json=wrong))
 
 
 def sign_up(client: httpx2.Client, held: Held) -> None:
@@ -244,10 +260,10 @@ def test_the_provider_is_sent_each_key(
 
 
 def admin_pages() -> Iterator[bytes]:
-    """Every list and every row of users and conversations, as an administrator."""
+    """Every list and row of users, their keys and conversations, in the admin."""
     admin = AdminClient()
     admin.force_login(User.objects.create_superuser("root", password=PASSWORD))
-    for model in (User, Conversation, Message):
+    for model in (User, ApiKey, Conversation, Message):
         label = model._meta.label_lower.replace(".", "/")
         rows = [str(pk) for pk in model._default_manager.values_list("pk", flat=True)]
         for path in ("", *(f"{pk}/change/" for pk in rows)):

@@ -20,14 +20,23 @@ from django.apps import apps
 from django.utils import timezone
 
 from accounts import logins
-from accounts.models import User
+from accounts.grants import CHAT, LOG_IN, SCOPES
+from accounts.models import ApiKey, User
 from conversations.models import Writer
 from rag.dense import pack
 from rag.models import Chunk, Document, KnowledgeBase
 from rag.ngrams import DIMENSION, passage_vectors
 from rag.terms import pack_terms
 from tests.chat.sockets import opened, token_of
-from tests.conftest import PASSWORD, Client, Served, client_of, make_user
+from tests.conftest import (
+    PASSWORD,
+    Client,
+    Served,
+    client_of,
+    client_with,
+    make_key,
+    make_user,
+)
 from tests.fake_provider import FakeProvider
 from tests.rag.embeddings import make_base
 from tests.routes import METHODS, api_routes, socket_paths
@@ -41,15 +50,21 @@ class Row:
     One request that succeeds when Alice makes it.
 
     `{name}` in path and body is filled from what she owns. The door says who else may:
-    anybody, any user, or nobody. With `file` the body is a form that holds it.
+    anybody, any user, or nobody; the scopes, what an API key of Alice's must have.
+    With `file` the body is a form that holds it.
     """
 
     method: str
     path: str
     door: Door
+    scope: str = ""
     body: dict[str, Any] | None = None
     status: int = 200
     file: str = ""
+
+    @property
+    def scopes(self) -> list[str]:
+        return [self.scope] if self.scope == LOG_IN else self.scope.split()
 
     @property
     def route(self) -> tuple[str, str]:
@@ -76,6 +91,7 @@ def filled(value: Any, things: dict[str, Any]) -> Any:
 LOGIN = {"username": "bob", "password": PASSWORD}
 NEWCOMER = {"username": "newcomer", "password": PASSWORD}
 NEW_PASSWORD = {"password": PASSWORD, "new_password": "another fine password"}
+NEW_KEY: dict[str, Any] = {"name": "Mine", "scopes": ["chat"]}
 NEW_CONVERSATION = {"title": "Mine", "model": "gpt-4o"}
 
 # What a request names in its body or path, and that no one owns.
@@ -83,6 +99,7 @@ UNKNOWN = {
     "conversation_id": 4711,
     "kb_id": str(uuid.uuid4()),
     "doc_id": str(uuid.uuid4()),
+    "key_id": str(uuid.uuid4()),
 }
 IN_BASE = {"kb_id": "{kb_id}"}
 RAG_ASK = {"conversation_id": "{conversation_id}", "message": "Hi", **IN_BASE}
@@ -92,37 +109,50 @@ EDIT: dict[str, Any] = {"message_id": 1, "message": "Hello"}
 ROWS = [
     Row("GET", "/healthz", "open"),
     Row("GET", "/readyz", "open"),
-    Row("POST", "/api/users/register", "open", NEWCOMER, status=201),
-    Row("POST", "/api/users/login", "open", LOGIN),
-    Row("POST", "/api/users/token/refresh", "open", {"refresh": "{refresh}"}),
-    Row("POST", "/api/users/logout", "signed in"),
-    Row("POST", "/api/users/logout_all", "signed in"),
-    Row("POST", "/api/users/password", "signed in", NEW_PASSWORD),
-    Row("GET", "/api/users/me", "signed in"),
-    Row("PATCH", "/api/users/me", "signed in", {"first_name": "Al"}),
-    Row("DELETE", "/api/users/me", "signed in", {"password": PASSWORD}),
-    Row("POST", "/api/conversations/create", "signed in", NEW_CONVERSATION),
-    Row("GET", "/api/conversations/list", "signed in"),
-    Row("GET", "/api/conversations/history/{conversation_id}", "owner"),
-    Row("POST", "/api/conversations/del/{conversation_id}", "owner"),
-    Row("GET", "/api/chat/models", "signed in"),
-    Row("POST", "/api/chat/{conversation_id}", "owner", {"message": "Hi"}),
-    Row("POST", "/api/chat/{conversation_id}/regenerate", "owner", {}),
-    Row("POST", "/api/chat/{conversation_id}/continue", "owner", {}, status=409),
-    Row("POST", "/api/chat/{conversation_id}/edit", "owner", EDIT),
-    Row("GET", "/api/chat/{conversation_id}/stream", "owner", status=204),
-    Row("POST", "/api/chat/{conversation_id}/ticket", "owner"),
-    Row("POST", "/api/chat/{conversation_id}/stop", "owner", {}),
-    Row("POST", "/api/conversations/{conversation_id}/branch", "owner", ONE),
-    Row("POST", "/api/rag/kb/create", "signed in", {"kb_name": "Mine"}),
-    Row("GET", "/api/rag/kb/list", "signed in"),
-    Row("POST", "/api/rag/kb/delete", "owner", IN_BASE),
-    Row("POST", "/api/rag/doc/upload", "owner", IN_BASE, file="Swifts fly."),
-    Row("GET", "/api/rag/doc/list?kb_id={kb_id}", "owner"),
-    Row("POST", "/api/rag/doc/delete", "owner", {**IN_BASE, "doc_id": "{doc_id}"}),
-    Row("POST", "/api/rag/retrieve", "owner", {**IN_BASE, "query": "Alice"}),
-    Row("POST", "/api/rag/chat", "owner", RAG_ASK),
-    Row("GET", "/api/rag/models", "signed in"),
+    Row("POST", "/api/users/register", "open", body=NEWCOMER, status=201),
+    Row("POST", "/api/users/login", "open", body=LOGIN),
+    Row("POST", "/api/users/token/refresh", "open", body={"refresh": "{refresh}"}),
+    Row("POST", "/api/users/logout", "signed in", "a log-in"),
+    Row("POST", "/api/users/logout_all", "signed in", "account"),
+    Row("POST", "/api/users/password", "signed in", "account", NEW_PASSWORD),
+    Row("GET", "/api/users/me", "signed in", "account"),
+    Row("PATCH", "/api/users/me", "signed in", "account", {"first_name": "Al"}),
+    Row("DELETE", "/api/users/me", "signed in", "account", {"password": PASSWORD}),
+    Row("POST", "/api/users/keys", "signed in", "a log-in", NEW_KEY, status=201),
+    Row("GET", "/api/users/keys", "signed in", "account"),
+    Row("DELETE", "/api/users/keys/{key_id}", "owner", "a log-in"),
+    Row("POST", "/api/conversations/create", "signed in", "chat", NEW_CONVERSATION),
+    Row("GET", "/api/conversations/list", "signed in", "chat"),
+    Row("GET", "/api/conversations/history/{conversation_id}", "owner", "chat"),
+    Row("POST", "/api/conversations/del/{conversation_id}", "owner", "chat"),
+    Row("GET", "/api/chat/models", "signed in", "chat"),
+    Row("POST", "/api/chat/{conversation_id}", "owner", "chat", {"message": "Hi"}),
+    Row("POST", "/api/chat/{conversation_id}/regenerate", "owner", "chat", {}),
+    Row(
+        "POST", "/api/chat/{conversation_id}/continue", "owner", "chat", {}, status=409
+    ),
+    Row("POST", "/api/chat/{conversation_id}/edit", "owner", "chat", EDIT),
+    Row("GET", "/api/chat/{conversation_id}/stream", "owner", "chat", status=204),
+    Row("POST", "/api/chat/{conversation_id}/ticket", "owner", "chat"),
+    Row("POST", "/api/chat/{conversation_id}/stop", "owner", "chat", {}),
+    Row("POST", "/api/conversations/{conversation_id}/branch", "owner", "chat", ONE),
+    Row("POST", "/api/rag/kb/create", "signed in", "kb:write", {"kb_name": "Mine"}),
+    Row("GET", "/api/rag/kb/list", "signed in", "kb:read"),
+    Row("POST", "/api/rag/kb/delete", "owner", "kb:write", IN_BASE),
+    Row(
+        "POST", "/api/rag/doc/upload", "owner", "kb:write", IN_BASE, file="Swifts fly."
+    ),
+    Row("GET", "/api/rag/doc/list?kb_id={kb_id}", "owner", "kb:read"),
+    Row(
+        "POST",
+        "/api/rag/doc/delete",
+        "owner",
+        "kb:write",
+        {**IN_BASE, "doc_id": "{doc_id}"},
+    ),
+    Row("POST", "/api/rag/retrieve", "owner", "kb:read", {**IN_BASE, "query": "Alice"}),
+    Row("POST", "/api/rag/chat", "owner", "chat kb:read", RAG_ASK),
+    Row("GET", "/api/rag/models", "signed in", "kb:read"),
 ]
 # WebSockets that open for the owner of what their path names.
 SOCKETS = ["/ws/chat/{conversation_id}"]
@@ -140,11 +170,14 @@ GUARDED = [row for row in ROWS if row.door != "open"]
 all_rows = pytest.mark.parametrize("row", named(ROWS))
 all_sockets = pytest.mark.parametrize("path", SOCKETS)
 owners_rows = pytest.mark.parametrize("row", named(OWNERS))
+keyed_rows = pytest.mark.parametrize(
+    "row", named([row for row in GUARDED if row.scope != LOG_IN])
+)
 guarded_rows = pytest.mark.parametrize("row", named(GUARDED))
 
 
 @pytest.fixture
-def owned(as_alice: Client) -> dict[str, Any]:
+def owned(as_alice: Client, alice: User) -> dict[str, Any]:
     """What Alice owns, one of each kind, and the refresh token of someone else."""
     conversation = as_alice.conversation()
     as_alice.ask(conversation, "A question of Alice's")
@@ -154,6 +187,7 @@ def owned(as_alice: Client) -> dict[str, Any]:
         "conversation_id": conversation,
         "kb_id": base,
         "doc_id": document,
+        "key_id": str(make_key(alice, CHAT)[0].pk),
         "refresh": logins.begin(make_user("carol")).refresh,
     }
 
@@ -260,6 +294,11 @@ class TestTheTable:
         routes = {(m, route.path) for route in api_routes() for m in route.methods}
 
         assert routes <= {row.route for row in ROWS}
+
+    def test_every_row_but_open_ones_names_its_scopes(self) -> None:
+        for row in ROWS:
+            assert (row.door == "open") == (row.scopes == []), row.route
+            assert row.scopes == [LOG_IN] or set(row.scopes) <= set(SCOPES)
 
     @pytest.mark.parametrize("path", sorted({row.path for row in ROWS}))
     def test_every_other_method_is_a_405(
@@ -372,3 +411,33 @@ def test_someone_elses_socket_is_closed_like_one_that_is_not_there(
     unknown = told_by_socket(cast[actor], path.format(**UNKNOWN))
 
     assert foreign == unknown
+
+
+@keyed_rows
+def test_a_key_of_just_the_scopes_that_are_needed_is_enough(
+    row: Row, server: Served, alice: User, owned: dict[str, Any]
+) -> None:
+    with client_with(server, make_key(alice, *row.scopes)[1]) as client:
+        response = client.request(**row.request(owned))
+
+    assert response.status_code == row.status, response.text
+
+
+@guarded_rows
+def test_a_key_of_all_scopes_but_a_needed_one_changes_nothing(
+    row: Row, server: Served, alice: User, owned: dict[str, Any]
+) -> None:
+    lacks = {LOG_IN: "An API key is not enough for this; log in."}
+    for scope in SCOPES:
+        lacks[scope] = f"This API key does not have the scope “{scope}”."
+    for needed in row.scopes:
+        key, text = make_key(alice, *(s for s in SCOPES if s != needed))
+        ApiKey.objects.filter(pk=key.pk).update(last_used_at=timezone.now())
+        before = stored()
+        with client_with(server, text) as client:
+            response = client.request(**row.request(owned))
+
+        assert response.status_code == 403
+        assert response.json()["code"] == "forbidden"
+        assert response.json()["error"] == lacks[needed]
+        assert stored() == before
