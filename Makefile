@@ -29,6 +29,9 @@ bench-search: environment ## Measure search beside faiss, loading, and retrieval
 bench-answers: environment ## Measure on XQuAD what is held to be relevant, and what is quoted: DATA=<the same folder>
 	@$(VENV) -m benchmarks.answers "$(DATA)" $(ARGS)
 
+chaos: environment ## Kill the server again and again under its clients: ARGS="--cycles 50"
+	@$(VENV) -m benchmarks.chaos $(ARGS)
+
 format: environment ## Format the code and mend what the linter can
 	@$(VENV) -m ruff check --fix --quiet . ; $(VENV) -m ruff format .
 
@@ -57,4 +60,4 @@ check-migrations: environment
 check-deploy: environment
 	LLMBACKEND_CONFIG=tests/production.yaml $(VENV) manage.py check --deploy --fail-level WARNING
 
-.PHONY: help run test check bench bench-retrieval bench-search bench-answers format clean environment check-format check-lint check-types check-imports check-migrations check-deploy
+.PHONY: help run test check bench bench-answers bench-retrieval bench-search chaos format clean environment check-format check-lint check-types check-imports check-migrations check-deploy
