@@ -32,6 +32,9 @@ bench-answers: environment ## Measure on XQuAD what is held to be relevant, and 
 chaos: environment ## Kill the server again and again under its clients: ARGS="--cycles 50"
 	@$(VENV) -m benchmarks.chaos $(ARGS)
 
+soak: environment ## Hold 300 streams beside readers that take nothing: ARGS="--minutes 2"
+	@$(VENV) -m benchmarks.soak $(ARGS)
+
 format: environment ## Format the code and mend what the linter can
 	@$(VENV) -m ruff check --fix --quiet . ; $(VENV) -m ruff format .
 
@@ -60,4 +63,4 @@ check-migrations: environment
 check-deploy: environment
 	LLMBACKEND_CONFIG=tests/production.yaml $(VENV) manage.py check --deploy --fail-level WARNING
 
-.PHONY: help run test check bench bench-answers bench-retrieval bench-search chaos format clean environment check-format check-lint check-types check-imports check-migrations check-deploy
+.PHONY: help run test check bench bench-answers bench-retrieval bench-search chaos soak format clean environment check-format check-lint check-types check-imports check-migrations check-deploy

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class ServeProcess:
 
     What it prints goes to `stdout` and `log` (standard error) in its directory.
     """
+
+    program: Sequence[str] = ("manage.py",)
 
     def __init__(self, directory: Path, *, config: dict[str, Any]) -> None:
         self.port = int(config.get("server", {}).get("port") or free_port())
@@ -62,7 +64,7 @@ class ServeProcess:
             self._file("log").open("ab") as log,
         ):
             self.process = subprocess.Popen(
-                [sys.executable, "manage.py", command, *options],
+                [sys.executable, *self.program, command, *options],
                 cwd=ROOT,
                 env=self.environment,
                 stdout=out,
