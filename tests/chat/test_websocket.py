@@ -13,7 +13,7 @@ import pytest
 from django.db import connection as sql, transaction
 
 from accounts.models import RevokedToken, User
-from accounts.tokens import claims_of, issue
+from accounts.tokens import TokenClaims, claims_of, issue
 from chat.connections import LOOK_EVERY, SIGN_IN_SECONDS
 from conversations.models import Message
 from tests.chat.eventually import eventually, on_loop
@@ -192,6 +192,7 @@ class TestSigningIn:
         self, as_alice: Client, alice: User, conversation: int, served: Served
     ) -> None:
         claims = claims_of(token_of(as_alice))
+        assert isinstance(claims, TokenClaims)
         with socket_of(as_alice, conversation) as alices:
             alices.send("auth", token=issue(alice))
             assert alices.event().name == "ready"
