@@ -77,12 +77,17 @@ class SeedLines:
 
 
 class ServerSentEvents:
-    """Standard server-sent events; `data` holds the same {"event", "data"} object."""
+    """
+    Standard server-sent events; `data` holds the same {"event", "data"} object.
 
-    heartbeat = b": \n\n"
+    An empty line is sent after data alone: there are readers that take one after
+    anything else for an event without data.
+    """
+
+    heartbeat = b":\n"
 
     def opening(self, opening: Opening, start: Cursor) -> bytes:
-        return b"retry: 1000\n\n" + self._frame("started", started(opening, start), "")
+        return b"retry: 1000\n" + self._frame(*told_of_opening(opening, start))
 
     def sources(self, opening: Opening) -> bytes:
         return self._frame("sources", list(opening.sources or ()), "")
@@ -107,7 +112,7 @@ class WebSocketFrames:
     """The same events, one JSON object a text frame: {"event", "data", "id"}."""
 
     def opening(self, opening: Opening, start: Cursor) -> list[str]:
-        return [self.frame("started", started(opening, start), "")]
+        return [self.frame(*told_of_opening(opening, start))]
 
     def sources(self, opening: Opening) -> list[str]:
         return [self.frame("sources", list(opening.sources or ()), "")]
@@ -127,8 +132,8 @@ class WebSocketFrames:
         return _json({**frame, "id": event_id} if event_id else frame)
 
 
-def started(opening: Opening, start: Cursor) -> dict[str, Any]:
-    """What a reader is told first; the offsets only where they are not 0."""
+def told_of_opening(opening: Opening, start: Cursor) -> Told:
+    """The answer and the reader's place in it; of the offsets those that are not 0."""
     told = {
         "conversation_id": opening.conversation_id,
         "question_id": opening.question_id,
@@ -140,7 +145,7 @@ def started(opening: Opening, start: Cursor) -> dict[str, Any]:
         told["reasoning_offset"] = start.reasoning
     if start.text:
         told["text_offset"] = start.text
-    return told
+    return "started", told, event_id(opening.message_id, start)
 
 
 def told_of_growth(growth: Growth) -> Iterator[Told]:

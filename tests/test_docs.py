@@ -99,9 +99,11 @@ class TestStreams:
 
     def test_every_event_is_told(self) -> None:
         source = Path(encoders.__file__).read_text(encoding="utf-8")
-        events = set(re.findall(r'self\._(?:line|frame)\(\s*"(\w+)"', source))
+        told = r'(?:self\._(?:line|frame)\(|yield|return)\s*"(\w+)"'
+        events = set(re.findall(told, source))
 
         assert {"message", "done", "full_response", "error", "started"} <= events
+        assert {"sources", "reasoning", "usage"} <= events
         for event in events:
             assert f"\n| `{event}` | " in read("docs/api.md")
 

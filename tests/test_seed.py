@@ -646,7 +646,9 @@ class TestStreaming:
             headers={"Accept": "text/event-stream"},
         )
 
-        assert response.text.startswith("retry: 1000\n\nevent: started\ndata: {")
+        assert response.text.startswith(
+            "retry: 1000\nid: 2-0-0\nevent: started\ndata: {"
+        )
         assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
 
 

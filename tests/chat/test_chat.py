@@ -106,7 +106,7 @@ class TestStandardEvents:
 
         response = as_alice.ask(conversation, "Hi", headers=SSE)
 
-        assert response.text.startswith("retry: 1000\n\n")
+        assert response.text.startswith("retry: 1000\nid: 2-0-0\n")
         events = sse_events(response.text)
         assert [name for name, _, _ in events] == [
             *["started", "reasoning", "message", "usage", "done"]

@@ -107,6 +107,26 @@ def test_heartbeats_are_for_standard_events_alone() -> None:
     assert SeedLines.heartbeat == b""
 
 
+def test_every_empty_line_ends_an_event_that_has_data() -> None:
+    encoder = ServerSentEvents()
+    ending = Ending(message_id=2, status="complete", full_text="Hi")
+
+    stream = b"".join(
+        [
+            encoder.opening(OPENING, Cursor()),
+            encoder.heartbeat,
+            encoder.growth(grown("Hi", "Hm")),
+            encoder.heartbeat,
+            encoder.heartbeat,
+            encoder.ending(ending),
+        ]
+    )
+
+    blocks = stream.decode().split("\n\n")
+    assert blocks.pop() == ""
+    assert all("\ndata: " in block for block in blocks)
+
+
 @pytest.mark.parametrize(
     ("query", "accept", "configured", "expected"),
     [
