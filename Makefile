@@ -4,6 +4,8 @@
 PYTHON ?= python3
 export PYTHON
 VENV := .venv/bin/python
+# What a page in the browser tests imports; they are skipped where there is no npm.
+PACKAGES := tests/browser/node_modules
 
 help: ## List what there is (plain `make`)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -12,7 +14,7 @@ run: ## Start the server: http://localhost:8080, or what config.yaml says
 	@scripts/environment.sh run
 	@exec $(VENV) manage.py serve $(ARGS)
 
-test: environment ## Run the tests
+test: environment $(PACKAGES) ## Run the tests
 	@$(VENV) -m pytest -n auto $(ARGS)
 
 check: check-format check-lint check-types check-imports check-migrations check-deploy ## Check all else: format, lint, types, imports, migrations, deployment
@@ -39,11 +41,14 @@ format: environment ## Format the code and mend what the linter can
 	@$(VENV) -m ruff check --fix --quiet . ; $(VENV) -m ruff format .
 
 clean: ## Remove .venv and the tools' caches; databases and keys stay
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(PACKAGES) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 environment:
 	@scripts/environment.sh dev
+
+$(PACKAGES): tests/browser/package-lock.json
+	@! command -v npm >/dev/null || { npm ci --ignore-scripts --no-audit --no-fund --loglevel error --prefix $(@D) && touch $@; }
 
 check-format: environment
 	$(VENV) -m ruff format --check .
