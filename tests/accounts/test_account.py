@@ -227,7 +227,7 @@ class TestDeletion:
         with as_alice.stream("POST", path, **question) as response:
             events = events_in(response.iter_lines())
             next(events)
-            assert provider.wait_until(held.reached.is_set)
+            assert held.reached.wait(5)
 
             assert delete(as_alice).status_code == 200
 

@@ -436,7 +436,7 @@ class TestStreams:
             with program.stream(
                 "POST", f"/api/chat/{conversation}", json=asked, headers=SSE
             ):
-                assert provider.wait_until(held.reached.is_set)
+                assert held.reached.wait(5)
                 with anonymous.stream("GET", path, headers=SSE) as reading:
                     assert reading.status_code == 200
                     held.release.set()
