@@ -61,12 +61,13 @@ def embedded(model: str, texts: Texts, found: Any) -> Vectors:
 
 
 def search(base: Filled, question: Question, vectors: Vectors) -> Any:
+    from rag.followups import readings
     from rag.retrieval import base_of
 
     return base.found.search(
         base=base_of(user=base.owner, knowledge_base_id=base.id),
-        question=question.text,
-        vector=vectors[question.text],
+        readings=readings(question.text, before=[]),
+        vectors=[vectors[question.text]],
         top_k=TOP_K,
     )
 
@@ -80,7 +81,7 @@ def print_quoted(
             findings = search(base, question, vectors)
             passages = findings.passages if findings.relevant else []
             for most, hit in hits.items():
-                quotes = findings.quotes(question.text, passages, most=most)
+                quotes = findings.quotes(passages, most=most)
                 hit.append(holds([quote.text for quote in quotes], question))
     for most, hit in hits.items():
         name = f"{model}, {held[0].language}: answer in the first {most} quoted"

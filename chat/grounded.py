@@ -16,10 +16,11 @@ from chat.grounding import Source, grounded_prompt
 from conversations.turns import Turn, note_sources, sources_before
 from llmbackend.chat_models import context_window
 from llmbackend.threads import DatabaseThreads
+from rag.followups import readings
 from rag.indexes import Base
 from rag.passages import Passage
 from rag.quoting import Quote
-from rag.retrieval import Findings, Knowledge, base_of, is_follow_up, texts_of
+from rag.retrieval import Findings, Knowledge, base_of, texts_of
 
 SNIPPET = 200
 # Of the tokens a prompt may have, the share that passages may take.
@@ -38,25 +39,23 @@ class Grounding:
     writer: uuid.UUID
 
     async def find(self, turn: Turn) -> Findings:
-        """What is found for the question, or for it and the one it follows up on."""
-        question = turn.question
+        """What is found for the question, asked behind those before it."""
         before = [said.content for said in turn.earlier if said.role == "user"]
-        if before and is_follow_up(question):
-            question = f"{before[-1]}\n{question}"
-        vector = await self.knowledge.question_vector(self.base, question)
+        asked = readings(turn.question, before=before)
+        vectors = await self.knowledge.vectors(self.base, asked)
         return await self.threads.run(
             self.knowledge.search,
             base=self.base,
-            question=question,
-            vector=vector,
+            readings=asked,
+            vectors=vectors,
             top_k=self.top_k,
         )
 
     async def quotes(
-        self, findings: Findings, turn: Turn, passages: Sequence[Passage]
+        self, findings: Findings, passages: Sequence[Passage]
     ) -> list[Quote]:
-        """The sentences that answer the turn's question best."""
-        return await self.threads.run(findings.quotes, turn.question, passages)
+        """The sentences that answer the question best."""
+        return await self.threads.run(findings.quotes, passages)
 
     async def texts_again(self, turn: Turn) -> list[str]:
         """The texts of the sources that a continued answer rests on."""

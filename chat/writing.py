@@ -72,7 +72,7 @@ async def _grounded(
     messages, passages = grounded_messages(turn, findings)
     answer.rest_on(await store_sources(grounding, turn, passages))
     if turn.model == QUOTE:
-        quotes = await grounding.quotes(findings, turn, passages)
+        quotes = await grounding.quotes(findings, passages)
         return _all_at_once(answer, quoting.quoted(turn.question, quotes))
     return await _drain(answer, turn, messages, providers)
 

@@ -8,7 +8,8 @@ question in another language is then ranked by its meaning alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -83,6 +84,24 @@ def fused(dense: Floats, keyword: Floats, *, weight: float) -> list[Ranked]:
             *(column.tolist() for column in columns), strict=True
         )
     ]
+
+
+def blended(rankings: Sequence[list[Ranked]], weights: Sequence[float]) -> list[Ranked]:
+    """
+    Rankings of one base as one: a row's score is the sum of its scores by weight.
+
+    What either search gave it is what it gave it for the first of them.
+    """
+    scores: dict[int, float] = {}
+    for ranking, weight in zip(rankings, weights, strict=True):
+        for found in ranking:
+            scores[found.row] = scores.get(found.row, 0.0) + weight * found.score
+    first = {found.row: found for found in rankings[0]}
+    every = [
+        replace(first.get(row) or Ranked(row=row, score=0, dense=0, keyword=0), score=s)
+        for row, s in scores.items()
+    ]
+    return sorted(every, key=lambda found: (-found.score, found.row))
 
 
 @dataclass(frozen=True, slots=True)

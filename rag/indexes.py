@@ -74,11 +74,13 @@ class Scored:
     """
     How near each chunk of a base is to a question; row i is the chunk `ids[i]`.
 
-    `dense` is cosines, None without a vector; `keyword` is BM25, 0 without a term in
-    common. `index` knows of the question's terms, perhaps of no others.
+    `terms` are the question's. `dense` is cosines, None without a vector; `keyword` is
+    BM25, 0 without a term in common. `index` knows of the question's terms, perhaps of
+    no others.
     """
 
     ids: NDArray[np.int64]
+    terms: Ids
     dense: Vector | None
     keyword: Vector
     index: KeywordIndex
@@ -109,6 +111,7 @@ class Index:
             vector = query_vector(asked.text, self.idf)
         return Scored(
             ids=self.ids,
+            terms=asked.terms,
             dense=None if vector is None else self.dense.scores(vector),
             keyword=self.keyword.scores(asked.terms),
             index=self.keyword,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from llmbackend.chat_models import Providers
 from llmbackend.config import Config
 from llmbackend.errors import DimensionChanged
 from rag.embedders import LOCAL_NGRAM, Embedding
-from rag.fusion import Mode, Ranked, fused, keyword_weight
+from rag.followups import Reading, readings
+from rag.fusion import Mode, Ranked, blended, fused, keyword_weight
 from rag.indexes import Asked, Base, Indexes, Scored
 from rag.keyword import KeywordIndex
 from rag.models import Chunk, Document, KnowledgeBase
@@ -28,12 +28,6 @@ from rag.scanning import scanned
 from rag.terms import question_terms
 
 FETCHED_AT_ONCE = 20
-_REFERS_BACK = re.compile(
-    r"^(and|but|so|then|also|what about|how about)\b"
-    r"|\b(it|its|this|that|these|those|they|them|their|he|him|his|she|her)\b"
-    r"|[它他她其此]|这|那|呢[?？]?$",
-    re.IGNORECASE,
-)
 
 Vector = NDArray[np.float32]
 
@@ -43,21 +37,21 @@ class Findings:
     """
     Passages, best first; `relevant` is whether they seem to be about the question.
 
-    `index` knows how rare the question's terms are; None when the base has nothing.
+    `question` is what they are judged by, and `index` knows how rare its terms are;
+    None when the base has nothing.
     """
 
+    question: str
     passages: list[Passage]
     relevant: bool
     index: KeywordIndex | None
 
-    def quotes(
-        self, question: str, passages: Sequence[Passage], *, most: int = 2
-    ) -> list[Quote]:
+    def quotes(self, passages: Sequence[Passage], *, most: int = 2) -> list[Quote]:
         """At most `most` sentences of `passages` that answer best, best first."""
         if self.index is None:
             return []
         texts = [passage.content for passage in passages]
-        return best_sentences(question, texts, idf=self.index.idf, most=most)
+        return best_sentences(self.question, texts, idf=self.index.idf, most=most)
 
 
 class Knowledge:
@@ -67,50 +61,65 @@ class Knowledge:
         self.embedding = Embedding(providers, config=config)
         self.indexes = Indexes(budget=config.rag.index_memory_mb << 20)
 
-    async def question_vector(self, base: Base, question: str) -> Vector | None:
-        """The question as the base's model embeds it; None when no provider does."""
+    async def vectors(
+        self, base: Base, readings: Sequence[Reading]
+    ) -> list[Vector | None]:
+        """The readings as the base's model embeds them; None where no provider does."""
         if not base.is_embedded_elsewhere:
-            return None
-        model = base.embedding_model
-        vector: Vector = (await self.embedding.embed(model, [question], kind="query"))[
-            0
-        ]
-        return vector
+            return [None] * len(readings)
+        texts = [reading.text for reading in readings]
+        return [*await self.embedding.embed(base.embedding_model, texts, kind="query")]
 
     def search(
         self,
         *,
         base: Base,
-        question: str,
-        vector: Vector | None,
+        readings: Sequence[Reading],
+        vectors: Sequence[Vector | None],
         top_k: int,
         mode: Mode = "hybrid",
     ) -> Findings:
         """
-        The best passages; `vector` as `question_vector` gave it.
+        The best passages, judged by the first reading; `vectors` as above.
 
-        Raises DimensionChanged when it is of another size than the base's.
+        Raises DimensionChanged when they are of another size than the base's.
         """
-        nothing = Findings(passages=[], relevant=False, index=None)
+        question = readings[0].text
+        nothing = Findings(question=question, passages=[], relevant=False, index=None)
         if base.dimension is None:
             return nothing
-        if vector is not None and len(vector) != base.dimension:
-            raise DimensionChanged
-        asked = Asked(text=question, terms=question_terms(question), vector=vector)
-        index = self.indexes.get(base)
-        scored = scanned(base, asked) if index is None else index.scored(asked)
-        if not len(scored.ids):
+        scored = self._scored(base, readings, vectors)
+        if not len(scored[0].ids):
             return nothing
-        known = scored.index.known_share(asked.terms)
-        ranked = _ranked(base, scored, mode=mode, known_share=known)
-        passages = shown(_fetched(base, scored, ranked), top_k=top_k)
-        relevant = is_relevant(
-            question,
-            passages,
-            embedding_model=base.embedding_model,
-            idf=scored.index.idf,
+        ranked = blended(
+            [_ranked(base, each, mode=mode) for each in scored],
+            [reading.weight for reading in readings],
         )
-        return Findings(passages=passages, relevant=relevant, index=scored.index)
+        passages = shown(_fetched(base, scored[0].ids, ranked), top_k=top_k)
+        index = scored[0].index
+        relevant = is_relevant(
+            question, passages, embedding_model=base.embedding_model, idf=index.idf
+        )
+        return Findings(
+            question=question, passages=passages, relevant=relevant, index=index
+        )
+
+    def _scored(
+        self,
+        base: Base,
+        readings: Sequence[Reading],
+        vectors: Sequence[Vector | None],
+    ) -> list[Scored]:
+        if any(v is not None and len(v) != base.dimension for v in vectors):
+            raise DimensionChanged
+        asked = [
+            Asked(text=reading.text, terms=question_terms(reading.text), vector=vector)
+            for reading, vector in zip(readings, vectors, strict=True)
+        ]
+        index = self.indexes.get(base)
+        if index is None:
+            return scanned(base, asked)
+        return [index.scored(each) for each in asked]
 
 
 def base_of(*, user: User, knowledge_base_id: uuid.UUID) -> Base:
@@ -140,7 +149,11 @@ def retrieve(
             base.embedding_model, [question], kind="query"
         )[0]
     found = knowledge.search(
-        base=base, question=question, vector=vector, top_k=top_k, mode=mode
+        base=base,
+        readings=readings(question, before=[]),
+        vectors=[vector],
+        top_k=top_k,
+        mode=mode,
     )
     return found.passages
 
@@ -156,13 +169,11 @@ def texts_of(*, base: Base, chunk_ids: Sequence[Sequence[int]]) -> list[str]:
     return texts
 
 
-def _ranked(
-    base: Base, scored: Scored, *, mode: Mode, known_share: float
-) -> list[Ranked]:
+def _ranked(base: Base, scored: Scored, *, mode: Mode) -> list[Ranked]:
     weight = keyword_weight(
         mode,
         strong_embedder=base.embedding_model != LOCAL_NGRAM,
-        known_share=known_share,
+        known_share=scored.index.known_share(scored.terms),
     )
     dense = scored.dense
     if dense is None or not dense.any():
@@ -171,11 +182,13 @@ def _ranked(
     return fused(dense, scored.keyword, weight=weight)
 
 
-def _fetched(base: Base, scored: Scored, ranked: list[Ranked]) -> Iterator[Passage]:
+def _fetched(
+    base: Base, rows: NDArray[np.int64], ranked: list[Ranked]
+) -> Iterator[Passage]:
     """The ranked chunks with their texts, some at a time; the deleted left out."""
     for start in range(0, len(ranked), FETCHED_AT_ONCE):
         part = ranked[start : start + FETCHED_AT_ONCE]
-        ids = [int(scored.ids[found.row]) for found in part]
+        ids = [int(rows[found.row]) for found in part]
         chunks = _chunks(base, ids)
         for found, pk in zip(part, ids, strict=True):
             if pk in chunks:
@@ -209,14 +222,3 @@ def _passage(chunk: Chunk, found: Ranked) -> Passage:
         page=chunk.page,
         heading_path=tuple(chunk.heading_path),
     )
-
-
-def is_follow_up(question: str) -> bool:
-    """Whether a question seems to lean on the one before it.
-
-    >>> is_follow_up("And who pays for it?"), is_follow_up("那谁来付呢?")
-    (True, True)
-    >>> is_follow_up("What does clause seven of the supply contract say on notice?")
-    False
-    """
-    return bool(_REFERS_BACK.search(question))

@@ -13,26 +13,38 @@ from rag.keyword import KeywordBuilder
 from rag.ngrams import DIMENSION, idf_from, query_vector
 
 
-def scanned(base: Base, asked: Asked) -> Scored:
-    """What an index would say, slower; reads every chunk, with n-grams twice."""
+def scanned(base: Base, asked: Sequence[Asked]) -> list[Scored]:
+    """
+    What an index would say to each of some questions, slower.
+
+    Reads every chunk once for all of them, with n-grams twice.
+    """
     contents = contents_of(base.id)
-    vector = asked.vector
+    vectors = [question.vector for question in asked]
     if base.embedding_model == LOCAL_NGRAM:
-        vector = query_vector(asked.text, scanned_idf(contents))
-    dense = [np.zeros(0, np.float32)]
-    keyword = KeywordBuilder(only=asked.terms)
+        idf = scanned_idf(contents)
+        vectors = [query_vector(question.text, idf) for question in asked]
+    dense = [[np.zeros(0, np.float32)] for _ in asked]
+    only = np.unique(np.concatenate([question.terms for question in asked]))
+    keyword = KeywordBuilder(only=only)
     for part in rows_of(contents, "embedding", "terms"):
         keyword.add([terms for _, terms in part])
-        if vector is not None:
-            block = block_of([row for row, _ in part], dimension=len(vector))
-            dense.append(block.scores(vector))
+        rows = [row for row, _ in part]
+        for vector, scores in zip(vectors, dense, strict=True):
+            if vector is not None:
+                block = block_of(rows, dimension=len(vector))
+                scores.append(block.scores(vector))
     index = keyword.finish()
-    return Scored(
-        ids=contents.ids,
-        dense=None if vector is None else np.concatenate(dense),
-        keyword=index.scores(asked.terms),
-        index=index,
-    )
+    return [
+        Scored(
+            ids=contents.ids,
+            terms=question.terms,
+            dense=None if vector is None else np.concatenate(scores),
+            keyword=index.scores(question.terms),
+            index=index,
+        )
+        for question, vector, scores in zip(asked, vectors, dense, strict=True)
+    ]
 
 
 def scanned_idf(contents: Contents) -> Vector:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from rag.fusion import Ranked, fused, keyword_weight
+from rag.fusion import Ranked, blended, fused, keyword_weight
 
 cosines = st.floats(-1, 1, width=32)
 bm25s = st.one_of(st.just(0.0), st.floats(0.125, 30, width=32))
@@ -116,3 +116,28 @@ def test_equals_are_all_best_and_keep_their_order():
 @pytest.mark.parametrize("weight", [0, 0.5, 1])
 def test_an_empty_base_has_nothing(weight):
     assert fuse([], [], weight) == []
+
+
+def ranked(row: int, score: float, *, dense: float = 0, keyword: float = 0) -> Ranked:
+    return Ranked(row=row, score=score, dense=dense, keyword=keyword)
+
+
+def test_rankings_are_added_by_weight_and_the_first_says_what_was_found():
+    first = [ranked(4, 1.0, dense=0.9, keyword=3), ranked(2, 0.5, dense=0.8)]
+    second = [ranked(7, 1.0, dense=0.7), ranked(2, 0.5, keyword=9)]
+
+    assert blended([first, second], [0.25, 0.75]) == [
+        ranked(7, 0.75),
+        ranked(2, 0.5, dense=0.8),
+        ranked(4, 0.25, dense=0.9, keyword=3),
+    ]
+
+
+def test_one_ranking_is_blended_with_nothing():
+    only = fuse([0.9, 0.8, 0.8], [0, 2, 2], 0.5)
+
+    assert blended([only], [1.0]) == only
+
+
+def test_equals_of_a_blend_come_in_the_bases_order():
+    assert rows(blended([[ranked(5, 1)], [ranked(3, 1)]], [0.5, 0.5])) == [3, 5]

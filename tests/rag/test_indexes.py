@@ -261,7 +261,7 @@ class TestScanning:
             vector=index.dense.matrix[3],
         )
 
-        scored, kept = scanned(now(base), asked), index.scored(asked)
+        [scored], kept = scanned(now(base), [asked]), index.scored(asked)
 
         assert scored.dense is not None
         assert kept.dense is not None
@@ -274,8 +274,26 @@ class TestScanning:
         share = scored.index.known_share(asked.terms)
         assert share == kept.index.known_share(asked.terms) > 0
 
+    def test_it_answers_several_questions_at_once(self, owner: Any) -> None:
+        base = filled(owner, chunks=50)
+        index = index_of(Indexes(budget=PLENTY), base)
+        asked = [
+            Asked(text=text, terms=question_terms(text), vector=index.dense.matrix[row])
+            for text, row in (("chunk 7", 3), ("chunk 9", 5))
+        ]
+
+        for scored, each in zip(scanned(now(base), asked), asked, strict=True):
+            kept = index.scored(each)
+            assert scored.dense is not None
+            assert kept.dense is not None
+            np.testing.assert_array_equal(scored.terms, each.terms)
+            np.testing.assert_allclose(scored.dense, kept.dense, atol=1e-6)
+            np.testing.assert_array_equal(scored.keyword, kept.keyword)
+
     def test_of_an_empty_base_it_says_nothing(self, owner: Any) -> None:
         base = filled(owner, documents=0)
         asked = Asked(text="x", terms=question_terms("x"), vector=None)
 
-        assert len(scanned(now(base), asked).ids) == 0
+        [scored] = scanned(now(base), [asked])
+
+        assert len(scored.ids) == 0

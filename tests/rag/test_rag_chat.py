@@ -262,7 +262,7 @@ class TestThePrompt:
 
 
 class TestAFollowUp:
-    def test_it_is_searched_with_the_question_before(
+    def test_it_is_searched_with_the_question_before_and_stored_as_typed(
         self,
         as_alice: Client,
         conversation: int,
@@ -275,24 +275,46 @@ class TestAFollowUp:
 
         ask(as_alice, conversation, remote_base, "那它不免除什么责任呢?")
 
-        assert embeddings.texts[-2:] == [QUESTION, f"{QUESTION}\n那它不免除什么责任呢?"]
+        assert embeddings.requests[-1]["input"] == [
+            f"{QUESTION}\n那它不免除什么责任呢?",
+            "那它不免除什么责任呢?",
+        ]
         last = provider.requests[-1].body["messages"][-1]
         assert last == {"role": "user", "content": "那它不免除什么责任呢?"}
         assert as_alice.history(conversation)[2]["content"] == "那它不免除什么责任呢?"
 
-    def test_a_question_of_its_own_is_not(
-        self,
-        as_alice: Client,
-        conversation: int,
-        remote_base: str,
-        embeddings: Embeddings,
+    @pytest.mark.parametrize("question", ["为什么?", "多少年?"])
+    def test_it_finds_what_the_question_before_was_about(
+        self, as_alice: Client, filled: str, question: str
     ) -> None:
-        added(as_alice, remote_base)
-        ask(as_alice, conversation, remote_base)
+        conversation = as_alice.conversation(model="local-quote")
+        ask(as_alice, conversation, filled, "租赁期限最长几年?", top_k=1)
 
-        ask(as_alice, conversation, remote_base, "租赁期限最长几年?")
+        ask(as_alice, conversation, filled, question, top_k=1)
 
-        assert embeddings.texts[-1] == "租赁期限最长几年?"
+        answer = as_alice.history(conversation)[-1]
+        assert "租赁期限不得超过二十年。" in answer["content"]
+
+    def test_a_change_of_the_subject_finds_the_new_one(
+        self, as_alice: Client, filled: str
+    ) -> None:
+        conversation = as_alice.conversation(model="local-quote")
+        ask(as_alice, conversation, filled, "租赁期限最长几年?", top_k=1)
+
+        ask(as_alice, conversation, filled, "Where do swallows winter?", top_k=1)
+
+        answer = as_alice.history(conversation)[-1]
+        assert "> Swallows leave in September" in answer["content"]
+
+    def test_a_question_about_something_else_is_not_saved_by_the_one_before(
+        self, as_alice: Client, filled: str, provider: FakeProvider, conversation: int
+    ) -> None:
+        ask(as_alice, conversation, filled)
+
+        ask(as_alice, conversation, filled, "红烧肉怎么做才不会太油腻?")
+
+        prompt = provider.requests[-1].body["messages"][0]["content"]
+        assert "没有找到与问题相关的内容" in prompt
 
 
 NO_IDS: tuple[Any, ...] = (None, "7", 7.0, True, [], "abc")

@@ -10,7 +10,6 @@ import pytest
 
 from rag.indexes import Indexes
 from rag.models import KnowledgeBase
-from rag.retrieval import is_follow_up
 from tests.conftest import Client, Served
 from tests.fake_provider import Script, refusal
 from tests.rag.embeddings import (
@@ -297,18 +296,3 @@ class TestABaseLargerThanTheMemory:
         assert scanned == expected
         assert len(expected[0]) > 2
         assert expected[1]
-
-
-@pytest.mark.parametrize(
-    ("question", "answer"),
-    [
-        *[("And who pays for it?", True), ("那谁来付呢?", True), ("它多少钱?", True)],
-        *[("What about storks?", True), ("为什么呢", True), ("Why is that?", True)],
-        ("What does clause seven of the supply contract say on notice?", False),
-        ("不可抗力条款是什么?", False),
-    ],
-)
-def test_a_question_that_leans_on_the_one_before_is_known(
-    question: str, answer: bool
-) -> None:
-    assert is_follow_up(question) is answer
