@@ -2,7 +2,7 @@
 Redis as a cache that may be absent, slow or dead: then nothing is found in it.
 
 After a failure it is left alone for a few seconds, so that a Redis that hangs costs
-one request its time-out, not every request.
+one request its time-out, not every request. So is one that answers late.
 """
 
 from __future__ import annotations
@@ -17,13 +17,25 @@ from typing import Any, TypeVar
 from django.conf import settings
 from django.core.cache import caches
 from django_redis.exceptions import ConnectionInterrupted
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 REST_AFTER_FAILURE = 5.0
+# Seconds that a call may take; far more than it does, and less than is felt.
+LATE = 0.4
+# What is wrong in each state but `ok`, to be said of Redis.
+TROUBLES = {
+    "slow": "is too slow to be of use",
+    "refusing": "is full, or has another password",
+    "unreachable": "cannot be reached",
+}
 FAILURES = (ConnectionInterrupted, RedisError, OSError, ValueError)
+
+
+class TooLate(Exception):
+    """Redis answered, but a cache that is so slow is none."""
 
 
 class Breaker:
@@ -114,25 +126,47 @@ def counts(keys: Sequence[str]) -> dict[str, tuple[int, int]] | None:
     return _guarded(ask, otherwise=None)
 
 
-def reachable() -> bool:
-    """Whether the configured Redis answers now; asks it, whatever happened before."""
+def state() -> str:
+    """
+    How the configured Redis does: `ok`, or one of TROUBLES.
+
+    It is asked now, whatever happened before, and asked to store something: one that is
+    full still answers.
+    """
+    began = time.monotonic()
     try:
-        _redis(_location()).client.get_client().ping()
+        client = _redis(_location()).client
+        client.get_client(write=True).set(client.make_key("probe"), 1, ex=1)
+    except (ResponseError, AuthenticationError) as exc:
+        breaker.trip(exc)
+        return "refusing"
     except FAILURES as exc:
         breaker.trip(exc)
-        return False
+        return "unreachable"
+    if _rest_if_late(began):
+        return "slow"
     breaker.reset()
-    return True
+    return "ok"
 
 
 def _guarded(ask: Callable[[Any], T], *, otherwise: T) -> T:
     if not settings.CONFIG.redis.address or breaker.resting():
         return otherwise
+    began = time.monotonic()
     try:
-        return ask(_redis(_location()))
+        found = ask(_redis(_location()))
     except FAILURES as exc:
         breaker.trip(exc)
         return otherwise
+    _rest_if_late(began)
+    return found
+
+
+def _rest_if_late(began: float) -> bool:
+    late = time.monotonic() - began > LATE
+    if late:
+        breaker.trip(TooLate())
+    return late
 
 
 # Django's own `caches` makes a new one for every request, which costs more than

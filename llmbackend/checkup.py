@@ -81,9 +81,11 @@ def _redis() -> Finding:
     address = settings.CONFIG.redis.address
     if not address:
         return Finding("ok", "redis", "not configured, and not needed")
-    if cache.reachable():
+    state = cache.state()
+    if state == "ok":
         return Finding("ok", "redis", f"{address} answers")
-    return Finding("warning", "redis", f"{address} cannot be reached; SQL is used")
+    trouble = cache.TROUBLES[state]
+    return Finding("warning", "redis", f"{address} {trouble}; SQL is used")
 
 
 def _listening() -> Iterator[Finding]:

@@ -29,7 +29,7 @@ class HealthViewSet(viewsets.ViewSet):
         if request.scope.get("draining"):  # type: ignore[attr-defined]
             checks["server"] = "restarting"
         down = {checks["database"], checks.get("server", "ok")} - {"ok"}
-        degraded = checks["redis"] == "unreachable"
+        degraded = checks["redis"] not in {"ok", "not configured"}
         status = "unavailable" if down else "degraded" if degraded else "ok"
         if not down:
             return Response({"status": status, **checks})
@@ -48,7 +48,7 @@ def database_state() -> str:
 
 
 def redis_state() -> str:
-    """`ok`, `unreachable`, or `not configured`."""
+    """`ok`, `slow`, `refusing`, `unreachable`, or `not configured`."""
     if not settings.CONFIG.redis.address:
         return "not configured"
-    return "ok" if cache.reachable() else "unreachable"
+    return cache.state()

@@ -13,7 +13,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError, connection
 
-from llmbackend import health, serving
+from llmbackend import cache, serving
 from llmbackend.chat_models import usable_models
 from llmbackend.config import Server
 from llmbackend.config_values import is_wildcard
@@ -98,12 +98,11 @@ class Command(BaseCommand):
         address = settings.CONFIG.redis.address
         if not address:
             self.stdout.write("Redis is not configured; SQL alone is used.")
-        elif health.redis_state() == "ok":
+        elif (state := cache.state()) == "ok":
             self.stdout.write("Connected to Redis successfully!")
         else:
-            self.stdout.write(
-                f"Redis at {address} cannot be reached; SQL alone is used until it can."
-            )
+            trouble = cache.TROUBLES[state]
+            self.stdout.write(f"Redis at {address} {trouble}; SQL alone is used.")
         store = "PostgreSQL" if settings.CONFIG.database.url else "SQLite"
         self.stdout.write(f"{store} initialized successfully!")
 
