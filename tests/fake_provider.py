@@ -15,7 +15,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -27,6 +29,7 @@ from typing import Any, Literal
 JSON = {"Content-Type": "application/json"}
 EVENTS = {"Content-Type": "text/event-stream; charset=utf-8"}
 LONGEST_WAIT = 30.0
+ENDLESSLY = math.inf
 
 
 @dataclass
@@ -55,9 +58,11 @@ class Script:
     How one request is answered.
 
     A chat answer is `prelude`, `reasoning`, `pieces`, `chunks` (objects sent as they
-    are), the finish reason, the usage and [DONE], each an event of its own. `body`
-    replaces all of it by bytes. `stall_after` and `cut` take effect after that many
-    events; a stall lasts until `release` is set or the client leaves.
+    are), the finish reason, the usage and [DONE], each an event of its own, and bytes
+    as a `tail`. `body` replaces all but the tail by bytes. `stall_after` and `cut` take
+    effect after that many events; a stall lasts until `release` is set or the client
+    leaves. `pause` comes before each write, and what is written last is sent again
+    `repeats` times. A cut by garbage sends what is no chunk where one should begin.
     """
 
     pieces: Sequence[str] = ("Hel", "lo", "!")
@@ -70,23 +75,25 @@ class Script:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
     prelude: bytes = b""
+    tail: bytes = b""
     newline: bytes = b"\n"
     pause: float = 0.0
     slice: int = 0
     framing: Literal["chunked", "close"] = "chunked"
-    cut: Literal["fin", "rst"] | None = None
+    cut: Literal["fin", "rst", "garbage"] | None = None
     cut_after: int | None = None
     stall_after: int | None = None
     stall_at_headers: bool = False
     heartbeat: float = 0.0
-    repeat_last: bool = False
+    repeats: float = 0
     release: threading.Event = field(default_factory=threading.Event)
     reached: threading.Event = field(default_factory=threading.Event)
 
     def events(self) -> list[bytes]:
         """The answer's bytes, one element an event."""
+        tail = [self.tail] if self.tail else []
         if self.body is not None:
-            return [self.body]
+            return [self.body, *tail]
         objects = [_delta({"reasoning_content": text}) for text in self.reasoning]
         objects += [_delta({"content": text}) for text in self.pieces]
         objects += self.chunks
@@ -97,7 +104,8 @@ class Script:
         payloads = [json.dumps(item).encode() for item in objects]
         if self.done:
             payloads.append(b"[DONE]")
-        return [b"data: " + payload + self.newline * 2 for payload in payloads]
+        events = [b"data: " + payload + self.newline * 2 for payload in payloads]
+        return events + tail
 
 
 def _delta(delta: dict[str, Any], *, finish_reason: str | None = None) -> Any:
@@ -302,6 +310,9 @@ async def _send(script: Script, writer: asyncio.StreamWriter) -> bool:
         await writer.drain()
     if script.cut == "rst":
         _reset(writer)
+    if script.cut == "garbage":
+        writer.write(b"no length\r\n")
+        await writer.drain()
     if script.cut or not chunked:
         return False
     writer.write(b"0\r\n\r\n")
@@ -327,15 +338,17 @@ async def _paced(script: Script, writer: asyncio.StreamWriter) -> AsyncIterator[
             return
         if number == script.stall_after:
             await _held(script, writer)
-        if script.pause:
-            await asyncio.sleep(script.pause)
         size = script.slice or len(event) or 1
         for start in range(0, len(event), size):
+            await asyncio.sleep(script.pause)
             yield event[start : start + size]
     if script.stall_after is not None and script.stall_after >= len(events):
         await _held(script, writer)
-    while script.repeat_last:
+    left = script.repeats
+    while left > 0:
+        await asyncio.sleep(script.pause)
         yield events[-1]
+        left -= 1
 
 
 async def _held(script: Script, writer: asyncio.StreamWriter) -> None:
@@ -358,17 +371,18 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[FakeProvider]:
-    """A provider that listens until the block ends."""
+def running(*, tls: ssl.SSLContext | None = None) -> Iterator[FakeProvider]:
+    """A provider that listens until the block ends, on https where there is `tls`."""
     fake = FakeProvider()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(
         target=loop.run_forever, name="fake-provider", daemon=True
     )
     thread.start()
-    server = _on(loop, loop.create_server(lambda: _Connection(fake), "127.0.0.1", 0))
+    listening = loop.create_server(lambda: _Connection(fake), "127.0.0.1", 0, ssl=tls)
+    server = _on(loop, listening)
     host, port = server.sockets[0].getsockname()[:2]
-    fake.base_url = f"http://{host}:{port}/v1"
+    fake.base_url = f"{'https' if tls else 'http'}://{host}:{port}/v1"
     try:
         yield fake
     finally:

@@ -17,11 +17,6 @@ SSE = {"Accept": "text/event-stream"}
 PAGE = Script(body=b"<html>", headers={"Content-Type": "text/html"})
 
 
-def hello(**how: Any) -> Script:
-    """An answer that begins with "Hello" and goes on as `how` says."""
-    return Script(pieces=["Hel", "lo"], usage=None, **how)
-
-
 def seed_events(text: str) -> list[dict[str, str]]:
     """The stream as a client of the seed reads it: a JSON object a line."""
     return [json.loads(line) for line in text.split("\n") if line]
@@ -294,28 +289,6 @@ class TestFailuresBeforeTheFirstToken:
         assert (answer["status"], answer["content"]) == ("failed", "")
         assert Message.objects.get(number=2).error_code == code
 
-    def test_a_provider_that_cannot_be_reached_is_a_502(self, as_alice: Client) -> None:
-        conversation = as_alice.conversation(model="gone-1")
-
-        response = as_alice.ask(conversation, "Hi")
-
-        assert (response.status_code, response.json()["code"]) == (
-            502,
-            "provider_error",
-        )
-
-    def test_silence_is_a_504(
-        self, as_alice: Client, conversation: int, provider: FakeProvider, quick: None
-    ) -> None:
-        provider.default = Script(stall_at_headers=True)
-
-        response = as_alice.ask(conversation, "Hi")
-
-        assert (response.status_code, response.json()["code"]) == (
-            504,
-            "provider_timeout",
-        )
-
     def test_the_next_message_joins_what_was_not_answered(
         self, as_alice: Client, conversation: int, provider: FakeProvider
     ) -> None:
@@ -330,37 +303,6 @@ class TestFailuresBeforeTheFirstToken:
 
 
 class TestFailuresAfterTheFirstToken:
-    @pytest.mark.parametrize(
-        ("script", "status", "code"),
-        [
-            (hello(cut="fin", cut_after=2), "truncated", "truncated"),
-            (hello(cut="rst", cut_after=2), "truncated", "truncated"),
-            (hello(finish_reason=None, done=False), "truncated", "truncated"),
-            (hello(chunks=[{"error": {"code": 1}}]), "failed", "provider_error"),
-            (hello(chunks=["garbage"]), "failed", "provider_protocol"),
-        ],
-    )
-    def test_the_text_and_the_status_are_kept(
-        self,
-        as_alice: Client,
-        conversation: int,
-        provider: FakeProvider,
-        script: Script,
-        status: str,
-        code: str,
-    ) -> None:
-        provider.enqueue(script)
-
-        response = as_alice.ask(conversation, "Hi")
-
-        events = seed_events(response.text)
-        assert response.status_code == 200
-        assert events[-1]["event"] == "error"
-        assert "done" not in {e["event"] for e in events}
-        answer = as_alice.history(conversation)[-1]
-        assert (answer["status"], answer["content"]) == (status, "Hello")
-        assert Message.objects.get(number=2).error_code == code
-
     def test_the_next_message_works_and_sends_what_was_kept(
         self, as_alice: Client, conversation: int, provider: FakeProvider
     ) -> None:
@@ -572,12 +514,3 @@ class TestFinishReasons:
         assert answer.first_token_at
         assert answer.finished_at
         assert answer.first_token_at <= answer.finished_at
-
-
-@pytest.fixture
-def quick(settings: Any) -> None:
-    """Deadlines of a fraction of a second."""
-    from dataclasses import replace
-
-    chat = replace(settings.CONFIG.chat, first_token_timeout=0.3, silence_timeout=0.3)
-    settings.CONFIG = replace(settings.CONFIG, chat=chat)

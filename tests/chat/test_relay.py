@@ -36,7 +36,7 @@ from llmbackend.errors import (
 )
 from llmbackend.providers import Clients
 from tests import fake_provider
-from tests.fake_provider import Script, refusal, whole
+from tests.fake_provider import ENDLESSLY, Script, refusal, whole
 
 KEY = "made-up-key-0123456789"
 ASKED = ModelRequest(model="gpt-fake", messages=[{"role": "user", "content": "Hi"}])
@@ -483,12 +483,12 @@ BEFORE = {
         1,
     ),
     "an endless refusal": (
-        Script(status=400, body=b"x" * 50_000, repeat_last=True),
+        Script(status=400, body=b"x" * 50_000, repeats=ENDLESSLY),
         ProviderError,
         1,
     ),
     "an endless line": (
-        Script(body=b"data: " + b"x" * 50_000, repeat_last=True),
+        Script(body=b"data: " + b"x" * 50_000, repeats=ENDLESSLY),
         ProviderProtocol,
         1,
     ),
@@ -698,7 +698,7 @@ async def test_heartbeats_are_life_until_the_total_is_reached(fake, client):
 
 
 async def test_a_stream_that_never_pauses_ends_at_the_total(fake, client):
-    fake.enqueue(Script(**OPEN, repeat_last=True))
+    fake.enqueue(Script(**OPEN, repeats=ENDLESSLY))
     deadlines = Deadlines(first_token=5, silence=5, total=0.3)
 
     heard = await hear(
@@ -709,7 +709,7 @@ async def test_a_stream_that_never_pauses_ends_at_the_total(fake, client):
 
 
 async def test_an_endless_answer_is_cut_at_its_limit(fake, client):
-    fake.enqueue(Script(**OPEN, repeat_last=True))
+    fake.enqueue(Script(**OPEN, repeats=ENDLESSLY))
 
     heard = await hear(client, limits=Limits(answer_characters=1003))
 
@@ -727,7 +727,7 @@ async def test_reasoning_counts_towards_the_limit(fake, client):
 
 
 async def test_one_large_json_answer_is_bounded(fake, client):
-    fake.enqueue(Script(body=b'{"x": "' + b"y" * 50_000, repeat_last=True))
+    fake.enqueue(Script(body=b'{"x": "' + b"y" * 50_000, repeats=ENDLESSLY))
 
     heard = await hear(client, limits=Limits(answer_characters=99, line_bytes=99_999))
 
