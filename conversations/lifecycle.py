@@ -1,6 +1,8 @@
-"""Conversations begin and go."""
+"""Conversations begin, change and go."""
 
 from __future__ import annotations
+
+from typing import TypedDict
 
 from django.conf import settings
 from django.db import transaction
@@ -11,9 +13,22 @@ from accounts.idempotency import Once
 from accounts.models import User
 from conversations import history
 from conversations.models import Conversation, ConversationQuerySet
-from llmbackend.chat_models import usable_provider_for
+from llmbackend.chat_models import provider_for, usable_provider_for
 from llmbackend.config import Provider
-from llmbackend.crypto import origin_of, seal
+from llmbackend.crypto import origin_of, seal, unseal
+from llmbackend.errors import StoredKeyUnreadable
+
+
+class Changes(TypedDict, total=False):
+    """What is to be changed; None leaves a setting to the configuration."""
+
+    title: str
+    model: str
+    api_key: str
+    system_prompt: str | None
+    temperature: float | None
+    top_p: float | None
+    max_tokens: int | None
 
 
 def create(
@@ -55,6 +70,55 @@ def sealed(api_key: str, *, owner: User, provider: Provider) -> str:
         owner_id=owner.pk,
         origin=origin_of(provider.base_url),
     )
+
+
+def change(*, owner: User, conversation_id: int, changes: Changes) -> Conversation:
+    """
+    Change an owned conversation, from its next question on.
+
+    Raises NotFound, UnknownModel, ModelNotInstalled, and StoredKeyUnreadable where the
+    stored key is not for the new model's provider and no other is given.
+    """
+    if "model" in changes:
+        usable_provider_for(changes["model"], config=settings.CONFIG)
+    with transaction.atomic():
+        owned = Conversation.objects.owned_by(owner).select_for_update()
+        conversation = owned.fetch(conversation_id)
+        if not changes:
+            return conversation
+        stored = changes.copy()
+        model = changes.get("model", conversation.model)
+        if "api_key" in changes:
+            provider = provider_for(model, config=settings.CONFIG)
+            stored["api_key"] = sealed(
+                changes["api_key"], owner=owner, provider=provider
+            )
+        elif "model" in changes:
+            must_open(conversation, model=model)
+        for name, value in stored.items():
+            setattr(conversation, name, value)
+        conversation.version += 1
+        conversation.save(update_fields=[*stored, "version"])
+    return conversation
+
+
+def must_open(conversation: Conversation, *, model: str) -> None:
+    """Raise StoredKeyUnreadable where a stored key is not for who serves `model`."""
+    if not conversation.api_key:
+        return
+    provider = provider_for(model, config=settings.CONFIG)
+    try:
+        unseal(
+            conversation.api_key,
+            keys=settings.KEYS.field,
+            owner_id=conversation.owner_id,
+            origin=origin_of(provider.base_url),
+        )
+    except StoredKeyUnreadable:
+        raise StoredKeyUnreadable(
+            "The stored key is not for this model's provider; "
+            "give api_key with the model, or an empty one."
+        ) from None
 
 
 def delete(*, owner: User, conversation_id: int) -> None:

@@ -6,7 +6,10 @@ from typing import Any
 
 from rest_framework import serializers
 
-from llmbackend.fields import StringField
+from llmbackend.fields import NumberField, StringField, WholeNumberField
+
+LONGEST_SYSTEM_PROMPT = 32_000
+MOST_TOKENS = 1_000_000
 
 
 def validate_api_key(key: str) -> None:
@@ -15,15 +18,42 @@ def validate_api_key(key: str) -> None:
         raise serializers.ValidationError("Must be printable ASCII.")
 
 
+class ApiKeyField(StringField):
+    """An optional key; null and empty are none."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            required=False,
+            allow_blank=True,
+            allow_null=True,
+            max_length=512,
+            validators=[validate_api_key],
+        )
+
+
 class NewConversationSerializer(serializers.Serializer[Any]):
     title = StringField(max_length=500)
     model = StringField(max_length=200)
-    api_key = StringField(
+    api_key = ApiKeyField()
+
+
+class ChangesSerializer(serializers.Serializer[Any]):
+    """What is not given stays; null leaves a setting to the configuration."""
+
+    title = StringField(required=False, max_length=500)
+    model = StringField(required=False, max_length=200)
+    api_key = ApiKeyField()
+    system_prompt = StringField(
         required=False,
-        allow_blank=True,
         allow_null=True,
-        max_length=512,
-        validators=[validate_api_key],
+        allow_blank=True,
+        trim_whitespace=False,
+        max_length=LONGEST_SYSTEM_PROMPT,
+    )
+    temperature = NumberField(required=False, allow_null=True, min_value=0, max_value=2)
+    top_p = NumberField(required=False, allow_null=True, min_value=0, max_value=1)
+    max_tokens = WholeNumberField(
+        required=False, allow_null=True, min_value=1, max_value=MOST_TOKENS
     )
 
 

@@ -19,4 +19,9 @@ urlpatterns = [
         r"^api/conversations/del/(?P<conversation_id>[^/]+)/?$",
         Conversations.as_view({"post": "destroy"}),
     ),
+    # After the paths of one word, which would be taken for an id.
+    re_path(
+        r"^api/conversations/(?P<conversation_id>[^/]+)/?$",
+        Conversations.as_view({"get": "retrieve", "patch": "partial_update"}),
+    ),
 ]

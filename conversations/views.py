@@ -14,14 +14,24 @@ from accounts.models import User
 from conversations import branches, lifecycle
 from conversations.history import Said, history
 from conversations.models import Conversation, Message
-from conversations.serializers import BranchSerializer, NewConversationSerializer
+from conversations.serializers import (
+    BranchSerializer,
+    ChangesSerializer,
+    NewConversationSerializer,
+)
 from llmbackend.errors import NotFound
 
 
 class ConversationViewSet(viewsets.ViewSet):
-    """Create, list, read, choose a branch, and delete."""
+    """Create, list, read, change, choose a branch, and delete."""
 
-    scopes = dict.fromkeys(("create", "list", "history", "branch", "destroy"), CHAT)
+    scopes = dict.fromkeys(
+        (
+            *("create", "list", "retrieve", "partial_update"),
+            *("history", "branch", "destroy"),
+        ),
+        CHAT,
+    )
 
     def create(self, request: Request) -> Response:
         asked = NewConversationSerializer(data=request.data)
@@ -57,6 +67,23 @@ class ConversationViewSet(viewsets.ViewSet):
                 for pk, title, created_at in rows
             ]
         )
+
+    def retrieve(self, request: Request, conversation_id: str) -> Response:
+        mine = Conversation.objects.owned_by(cast(User, request.user))
+        return Response(conversation_body(mine.fetch(as_id(conversation_id))))
+
+    def partial_update(self, request: Request, conversation_id: str) -> Response:
+        asked = ChangesSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        changes = asked.validated_data
+        if "api_key" in changes:
+            changes["api_key"] = changes["api_key"] or ""
+        conversation = lifecycle.change(
+            owner=cast(User, request.user),
+            conversation_id=as_id(conversation_id),
+            changes=changes,
+        )
+        return Response(conversation_body(conversation))
 
     def history(self, request: Request, conversation_id: str) -> Response:
         conversation, messages = history(
@@ -94,6 +121,22 @@ def as_id(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise NotFound
     return int(text)
+
+
+def conversation_body(conversation: Conversation) -> dict[str, Any]:
+    """A conversation with its settings, of its key only whether there is one."""
+    return {
+        "conversation_id": conversation.pk,
+        "title": conversation.title,
+        "model": conversation.model,
+        "has_api_key": bool(conversation.api_key),
+        "system_prompt": conversation.system_prompt,
+        "temperature": conversation.temperature,
+        "top_p": conversation.top_p,
+        "max_tokens": conversation.max_tokens,
+        "created_time": int(conversation.created_at.timestamp()),
+        "updated_time": int(conversation.updated_at.timestamp()),
+    }
 
 
 def message_body(message: Said) -> dict[str, Any]:

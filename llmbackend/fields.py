@@ -26,6 +26,15 @@ class UuidField(serializers.UUIDField):
         return super().to_internal_value(data)
 
 
+class NumberField(serializers.FloatField):
+    """A JSON number; DRF's own field takes a string or a truth value for one."""
+
+    def to_internal_value(self, data: Any) -> float:
+        if not isinstance(data, (int, float)) or isinstance(data, bool):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
 class WholeNumberField(serializers.IntegerField):
     """A JSON integer; DRF's own field takes a string or a fraction for one."""
 

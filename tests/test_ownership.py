@@ -104,6 +104,7 @@ UNKNOWN = {
 IN_BASE = {"kb_id": "{kb_id}"}
 RAG_ASK = {"conversation_id": "{conversation_id}", "message": "Hi", **IN_BASE}
 ONE: dict[str, Any] = {"message_id": 1}
+MINE = {"title": "Mine"}
 EDIT: dict[str, Any] = {"message_id": 1, "message": "Hello"}
 
 ROWS = [
@@ -125,6 +126,8 @@ ROWS = [
     Row("GET", "/api/conversations/list", "signed in", "chat"),
     Row("GET", "/api/conversations/history/{conversation_id}", "owner", "chat"),
     Row("POST", "/api/conversations/del/{conversation_id}", "owner", "chat"),
+    Row("GET", "/api/conversations/{conversation_id}", "owner", "chat"),
+    Row("PATCH", "/api/conversations/{conversation_id}", "owner", "chat", MINE),
     Row("GET", "/api/chat/models", "signed in", "chat"),
     Row("POST", "/api/chat/{conversation_id}", "owner", "chat", {"message": "Hi"}),
     Row("POST", "/api/chat/{conversation_id}/regenerate", "owner", "chat", {}),
