@@ -9,6 +9,7 @@ from accounts.models import User
 from conversations.models import Conversation, Message
 from conversations.writers import interrupt_orphans
 from llmbackend import cache
+from llmbackend.errors import NotActive, NotFound
 
 CACHE_SECONDS = 3600
 # To be raised when Said changes: another release may be reading the same Redis.
@@ -51,6 +52,30 @@ def history(*, user: User, conversation_id: int) -> tuple[Conversation, list[Sai
     )
     siblings = sorted(versions.values_list("number", flat=True))
     return conversation, [*earlier, said(leaf, siblings)]
+
+
+def page_of(
+    conversation: Conversation,
+    messages: list[Said],
+    *,
+    before: int | None,
+    limit: int | None,
+) -> list[Said]:
+    """
+    The last `limit` of the conversation's messages before the message `before`.
+
+    None leaves either open. Raises NotFound for none of its messages, NotActive for
+    one of another branch.
+    """
+    end = len(messages)
+    if before is not None:
+        ids = [message.message_id for message in messages]
+        if before not in ids:
+            exists = Message.objects.filter(conversation=conversation, number=before)
+            raise NotActive if exists.exists() else NotFound
+        end = ids.index(before)
+    start = 0 if limit is None else max(0, end - limit)
+    return messages[start:end]
 
 
 def said(message: Message, siblings: list[int]) -> Said:

@@ -31,6 +31,11 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
         """By last turn, the latest first."""
         return self.order_by("-updated_at", "-id")
 
+    def older_than(self, other: Conversation) -> Self:
+        """What newest_first() puts after `other`."""
+        not_later = self.filter(updated_at__lte=other.updated_at)
+        return not_later.exclude(updated_at=other.updated_at, pk__gte=other.pk)
+
     def fetch(self, conversation_id: int) -> Conversation:
         """Like get(), but raises NotFound, also for a number no row can have."""
         if not 0 < conversation_id < 2**53:

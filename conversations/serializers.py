@@ -10,6 +10,7 @@ from llmbackend.fields import NumberField, StringField, WholeNumberField
 
 LONGEST_SYSTEM_PROMPT = 32_000
 MOST_TOKENS = 1_000_000
+LONGEST_PAGE = 200
 
 
 def validate_api_key(key: str) -> None:
@@ -59,3 +60,21 @@ class ChangesSerializer(serializers.Serializer[Any]):
 
 class BranchSerializer(serializers.Serializer[Any]):
     message_id = serializers.IntegerField(min_value=1, max_value=2**31 - 1)
+
+
+class PageSerializer(serializers.Serializer[Any]):
+    """Of a query string; without a limit there is no limit."""
+
+    limit = serializers.IntegerField(
+        required=False, min_value=1, max_value=LONGEST_PAGE
+    )
+
+
+class ListSerializer(PageSerializer):
+    before = serializers.IntegerField(required=False, min_value=1, max_value=2**53 - 1)
+
+
+class HistorySerializer(PageSerializer):
+    before_message_id = serializers.IntegerField(
+        required=False, min_value=1, max_value=2**31 - 1
+    )

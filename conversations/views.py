@@ -12,11 +12,13 @@ from accounts.grants import CHAT
 from accounts.idempotency import once
 from accounts.models import User
 from conversations import branches, lifecycle
-from conversations.history import Said, history
+from conversations.history import Said, history, page_of
 from conversations.models import Conversation, Message
 from conversations.serializers import (
     BranchSerializer,
     ChangesSerializer,
+    HistorySerializer,
+    ListSerializer,
     NewConversationSerializer,
 )
 from llmbackend.errors import NotFound
@@ -55,18 +57,27 @@ class ConversationViewSet(viewsets.ViewSet):
         return Response(body, headers={"Cache-Control": "no-store"})
 
     def list(self, request: Request) -> Response:
-        mine = Conversation.objects.owned_by(cast(User, request.user)).newest_first()
-        rows = mine.values_list("pk", "title", "created_at")
-        return Response(
-            [
-                {
-                    "conversation_id": pk,
-                    "title": title,
-                    "created_time": int(created_at.timestamp()),
-                }
-                for pk, title, created_at in rows
-            ]
-        )
+        asked = ListSerializer(data=request.query_params)
+        asked.is_valid(raise_exception=True)
+        before, limit = (asked.validated_data.get(n) for n in ("before", "limit"))
+        mine = Conversation.objects.owned_by(cast(User, request.user))
+        listed = mine.newest_first()
+        if before is not None:
+            listed = listed.older_than(mine.fetch(before))
+        rows = listed.values_list("pk", "title", "created_at")
+        # One more than the page, to know whether it is the last.
+        found = list(rows if limit is None else rows[: limit + 1])
+        page = found[:limit]
+        body = [
+            {
+                "conversation_id": pk,
+                "title": title,
+                "created_time": int(created_at.timestamp()),
+            }
+            for pk, title, created_at in page
+        ]
+        more = len(found) > len(page)
+        return Response(body, headers=next_before(page[-1][0] if more else None))
 
     def retrieve(self, request: Request, conversation_id: str) -> Response:
         mine = Conversation.objects.owned_by(cast(User, request.user))
@@ -86,18 +97,26 @@ class ConversationViewSet(viewsets.ViewSet):
         return Response(conversation_body(conversation))
 
     def history(self, request: Request, conversation_id: str) -> Response:
+        asked = HistorySerializer(data=request.query_params)
+        asked.is_valid(raise_exception=True)
         conversation, messages = history(
             user=cast(User, request.user), conversation_id=as_id(conversation_id)
         )
-        return Response(
-            {
-                "conversation_id": conversation.pk,
-                "title": conversation.title,
-                "model": conversation.model,
-                "messages": [message_body(message) for message in messages],
-                "created_time": int(conversation.created_at.timestamp()),
-            }
+        page = page_of(
+            conversation,
+            messages,
+            before=asked.validated_data.get("before_message_id"),
+            limit=asked.validated_data.get("limit"),
         )
+        more = bool(page) and page[0] is not messages[0]
+        body = {
+            "conversation_id": conversation.pk,
+            "title": conversation.title,
+            "model": conversation.model,
+            "messages": [message_body(message) for message in page],
+            "created_time": int(conversation.created_at.timestamp()),
+        }
+        return Response(body, headers=next_before(page[0].message_id if more else None))
 
     def branch(self, request: Request, conversation_id: str) -> Response:
         asked = BranchSerializer(data=request.data)
@@ -121,6 +140,11 @@ def as_id(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise NotFound
     return int(text)
+
+
+def next_before(item_id: int | None) -> dict[str, str]:
+    """The header that says where the next page begins; none after the last."""
+    return {} if item_id is None else {"X-Next-Before": str(item_id)}
 
 
 def conversation_body(conversation: Conversation) -> dict[str, Any]:

@@ -124,6 +124,7 @@ ROWS = [
     Row("DELETE", "/api/users/keys/{key_id}", "owner", "a log-in"),
     Row("POST", "/api/conversations/create", "signed in", "chat", NEW_CONVERSATION),
     Row("GET", "/api/conversations/list", "signed in", "chat"),
+    Row("GET", "/api/conversations/list?before={conversation_id}", "owner", "chat"),
     Row("GET", "/api/conversations/history/{conversation_id}", "owner", "chat"),
     Row("POST", "/api/conversations/del/{conversation_id}", "owner", "chat"),
     Row("GET", "/api/conversations/{conversation_id}", "owner", "chat"),

@@ -196,3 +196,65 @@ def test_costs_two_statements_beyond_who_asks(as_alice, alice, statements, turns
 
     assert [message["message_id"] for message in messages] == [*range(1, 2 * turns + 1)]
     assert len(statements) == 3
+
+
+class TestPages:
+    @pytest.fixture
+    def conversation(self, alice):
+        conversation = make_conversation(alice)
+        make_turns(conversation, *(f"Answer {n}" for n in range(6)))
+        return conversation.pk
+
+    def page(self, client, conversation, **query):
+        response = client.get(PATH.format(conversation), params=query)
+        ids = [message["message_id"] for message in response.json()["messages"]]
+        return ids, response.headers.get("X-Next-Before")
+
+    def test_the_last_ones_come_first(self, as_alice, conversation):
+        assert self.page(as_alice, conversation, limit=5) == ([8, 9, 10, 11, 12], "8")
+
+    def test_then_those_before_them(self, as_alice, conversation):
+        older = self.page(as_alice, conversation, limit=5, before_message_id=8)
+        oldest = self.page(as_alice, conversation, limit=5, before_message_id=3)
+
+        assert older == ([3, 4, 5, 6, 7], "3")
+        assert oldest == ([1, 2], None)
+
+    def test_without_a_limit_all_before_a_message(self, as_alice, conversation):
+        assert self.page(as_alice, conversation, before_message_id=4) == (
+            [1, 2, 3],
+            None,
+        )
+
+    def test_nothing_is_before_the_first(self, as_alice, conversation):
+        found = self.page(as_alice, conversation, before_message_id=1, limit=5)
+
+        assert found == ([], None)
+
+    def test_a_message_of_another_branch_is_a_409(self, as_alice, conversation):
+        edit = {"message_id": 3, "message": "Otherwise?"}
+        as_alice.post(f"/api/chat/{conversation}/edit", json=edit)
+
+        response = as_alice.get(
+            PATH.format(conversation), params={"before_message_id": 9}
+        )
+
+        assert response.status_code == 409
+        assert response.json()["code"] == "not_active"
+        found = self.page(as_alice, conversation, before_message_id=13)
+        assert found == ([1, 2], None)
+
+    def test_a_message_that_is_not_there_is_a_404(self, as_alice, conversation):
+        response = as_alice.get(
+            PATH.format(conversation), params={"before_message_id": 13}
+        )
+
+        assert response.status_code == 404
+
+    @pytest.mark.parametrize(
+        "query", ["limit=0", "limit=201", "before_message_id=x", "before_message_id=0"]
+    )
+    def test_what_is_no_page_is_a_400(self, as_alice, conversation, query):
+        response = as_alice.get(f"{PATH.format(conversation)}?{query}")
+
+        assert response.status_code == 400

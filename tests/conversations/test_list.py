@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from conversations.models import Conversation
 from tests.conversations.conftest import make_conversation
 
@@ -86,3 +88,59 @@ def test_costs_one_statement_beyond_who_asks(as_alice, alice, statements):
 
     assert [row["title"] for row in listed] == [f"Number {n}" for n in range(300)]
     assert len(statements) == 2
+
+
+def ids_of(response):
+    return [row["conversation_id"] for row in response.json()]
+
+
+class TestPages:
+    @pytest.fixture
+    def all_ids(self, alice):
+        """25 conversations, newest first, many of one and the same time."""
+        now = datetime.now(UTC)
+        made = [
+            make_conversation(alice, updated_at=now - timedelta(seconds=n // 7))
+            for n in range(25)
+        ]
+        made.sort(key=lambda one: (one.updated_at, one.pk), reverse=True)
+        return [one.pk for one in made]
+
+    @pytest.mark.parametrize("limit", [1, 6, 7, 24, 25, 200])
+    def test_together_they_are_the_whole_list(self, as_alice, all_ids, limit):
+        pages, query = [], {"limit": limit}
+        while True:
+            response = as_alice.get(PATH, params=query)
+            pages.append(ids_of(response))
+            if "X-Next-Before" not in response.headers:
+                break
+            query["before"] = response.headers["X-Next-Before"]
+
+        assert [pk for page in pages for pk in page] == all_ids
+        assert all(len(page) == limit for page in pages[:-1])
+        assert 0 < len(pages[-1]) <= limit
+
+    def test_a_place_without_a_limit_is_all_that_is_older(self, as_alice, all_ids):
+        response = as_alice.get(PATH, params={"before": all_ids[9]})
+
+        assert ids_of(response) == all_ids[10:]
+        assert "X-Next-Before" not in response.headers
+
+    def test_nothing_is_older_than_the_oldest(self, as_alice, all_ids):
+        response = as_alice.get(PATH, params={"before": all_ids[-1], "limit": 5})
+
+        assert response.text == "[]"
+
+    def test_a_place_that_is_not_ones_own_is_a_404(self, as_alice, as_mallory, all_ids):
+        for before in (all_ids[0], 4711):
+            response = as_mallory.get(PATH, params={"before": before})
+            assert response.status_code == 404
+
+    @pytest.mark.parametrize(
+        "query", ["limit=0", "limit=201", "limit=x", "before=0", "before=x"]
+    )
+    def test_what_is_no_page_is_a_400(self, as_alice, query):
+        response = as_alice.get(f"{PATH}?{query}")
+
+        assert response.status_code == 400
+        assert response.json()["error"].startswith(query.partition("=")[0])
