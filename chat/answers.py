@@ -25,6 +25,7 @@ from chat.following import Followed, copy_of
 from chat.grounded import Grounding, base_for
 from chat.live import LiveAnswer
 from chat.ticker import Ticker, clean_up
+from chat.titling import Titles
 from chat.writing import Written, write
 from conversations.models import Conversation, Message
 from conversations.stored import StoredAnswer, stored_answer
@@ -75,6 +76,7 @@ class Answers:
         self._writing: dict[int, asyncio.Task[Written]] = {}
         self._broadcast: Broadcast | None = None
         self.connections = Connections(threads)
+        self._titles = Titles(threads=threads, providers=providers)
         self._ticker = Ticker(
             writer=self.writer,
             live=lambda: list(self._live.values()),
@@ -279,6 +281,8 @@ class Answers:
             )
             if self._broadcast is not None:
                 self._broadcast.note_end(answer)
+        if stored and written.status == Status.COMPLETE:
+            self._titles.ask_for(turn, answer=answer.text.whole())
 
     async def _store(self, answer: LiveAnswer, turn: Turn, written: Written) -> bool:
         """Commit the end; while the database is away, hold it in memory a minute."""
@@ -326,6 +330,7 @@ class Answers:
     async def drain(self, *, grace: float) -> None:
         """Take no new answers; let running ones end, and cut what outlasts `grace`."""
         self.draining = True
+        await self._titles.aclose()
         await self._until_idle(grace)
         for writing in self._writing.values():
             writing.cancel()
@@ -338,6 +343,7 @@ class Answers:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        await self._titles.aclose()
         if self._broadcast is not None:
             await self._broadcast.aclose()
 

@@ -58,12 +58,17 @@ def go_on(text: str) -> str:
     >>> go_on("Swifts fly")[:8]
     'Continue'
     """
-    if _CJK.search(text):
+    if has_cjk(text):
         return "请从刚才中断的地方继续,不要重复已经写出的内容,也不要加开场白。"
     return (
         "Continue exactly where your last message broke off. Do not repeat any of it, "
         "and do not introduce it."
     )
+
+
+def has_cjk(text: str) -> bool:
+    """Whether any of it is Chinese, Japanese or Korean."""
+    return _CJK.search(text) is not None
 
 
 def paired(earlier: Iterable[Utterance]) -> tuple[list[tuple[str, str]], list[str]]:

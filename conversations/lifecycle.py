@@ -37,6 +37,7 @@ def create(
     """
     A new conversation; the API key, if any, is sealed for the model's provider.
 
+    Without a title its first question gives it one.
     Where the request of `key` made one before, that one. Raises UnknownModel,
     ModelNotInstalled, Forbidden for a model that is not granted, IdempotencyMismatch,
     and NotFound when it was deleted since.

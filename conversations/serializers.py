@@ -33,7 +33,9 @@ class ApiKeyField(StringField):
 
 
 class NewConversationSerializer(serializers.Serializer[Any]):
-    title = StringField(max_length=500)
+    title = StringField(
+        required=False, allow_blank=True, allow_null=True, max_length=500
+    )
     model = StringField(max_length=200)
     api_key = ApiKeyField()
 

@@ -18,6 +18,7 @@ from accounts.models import User
 from conversations.branches import Node, nodes_of, path_to, place_of
 from conversations.history import Said, closed_path
 from conversations.models import Conversation, Message
+from conversations.titles import made_of
 from conversations.writers import beat, held_by, interrupt_orphans, lock, touch
 from llmbackend.chat_models import provider_for
 from llmbackend.errors import (
@@ -68,7 +69,8 @@ class Turn:
     """
     What it takes to answer, read while the rows were made; no ORM object.
 
-    `text`, `reasoning` and `sources` are what a continued answer has already.
+    `text`, `reasoning` and `sources` are what a continued answer has already; `titled`
+    is the title that the question gave its conversation, if it gave one.
     """
 
     conversation_id: int
@@ -90,6 +92,7 @@ class Turn:
     sources: tuple[dict[str, Any], ...] = ()
     continues: bool = False
     first_token_at: datetime | None = None
+    titled: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,8 +161,12 @@ def _open_turn(
         now = timezone.now()
         new = _New(conversation, last + 1, _Writing(provider, writer, now))
         rows = _rows(new, asked)
+        titled = "" if conversation.title else made_of(rows.question.content)
         Conversation.objects.filter(pk=conversation.pk).update(
-            active_leaf=rows.answer, updated_at=now, version=F("version") + 1
+            active_leaf=rows.answer,
+            title=conversation.title or titled,
+            updated_at=now,
+            version=F("version") + 1,
         )
         idempotency.settle(user, key, made=made_by(rows.answer))
     # Redis is asked after the commit: a slow one must not hold the write lock.
@@ -185,6 +192,7 @@ def _open_turn(
         sources=tuple(answer.sources),
         continues=isinstance(asked, Continue),
         first_token_at=answer.first_token_at,
+        titled=titled,
     )
 
 

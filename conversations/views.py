@@ -42,7 +42,7 @@ class ConversationViewSet(viewsets.ViewSet):
         api_key = fields.get("api_key") or ""
         conversation = lifecycle.create(
             owner=cast(User, request.user),
-            title=fields["title"],
+            title=fields.get("title") or "",
             model=fields["model"],
             api_key=api_key,
             key=once(request.headers.get("Idempotency-Key", ""), "create", fields),

@@ -13,6 +13,7 @@ from llmbackend.config_reading import ConfigError, build, parse
 from llmbackend.config_values import (
     Address,
     ApiKey,
+    AutoTitle,
     BaseUrl,
     BcryptCost,
     Count,
@@ -132,6 +133,7 @@ class Chat:
     system_prompt: str = "你是一个乐于回答各种问题的小助手"
     framing: Framing = "auto"
     on_disconnect: OnDisconnect = "continue"
+    auto_title: AutoTitle = "question"
     connect_timeout: Seconds = 10.0
     first_token_timeout: Seconds = 60.0
     silence_timeout: Seconds = 60.0

@@ -66,6 +66,12 @@ def _matching(pattern: str, expected: str) -> Callable[[Any], str]:
     return read
 
 
+def _auto_title(value: Any) -> str:
+    # YAML reads a bare `off` as false.
+    value = "off" if value is False else value
+    return _matching("question|model|off", "question, model or off")(value)
+
+
 def _port(value: Any) -> int:
     if isinstance(value, str) and re.fullmatch(r":?\d{1,5}", value, re.ASCII):
         value = int(value.removeprefix(":"))
@@ -156,6 +162,7 @@ ApiKey = Annotated[str, _matching(r"[!-~]*", "a key of visible ASCII characters"
 Registration = Annotated[str, _matching("open|closed", "open or closed")]
 Framing = Annotated[str, _matching("auto|seed|sse", "auto, seed or sse")]
 OnDisconnect = Annotated[str, _matching("continue|stop", "continue or stop")]
+AutoTitle = Annotated[str, _auto_title]
 BaseUrl = Annotated[
     str,
     _url(

@@ -148,7 +148,7 @@ def create(client: httpx2.Client, held: Held) -> list[int]:
     path, new = "/api/conversations/create", {"title": "Birds", "model": "gpt-4o"}
     with_key = {**new, "api_key": held.api_key}
     held.keep(client.post(path, json={**with_key, "model": "claude-3"}))
-    held.keep(client.post(path, json={**with_key, "title": ""}))
+    held.keep(client.post(path, json={**with_key, "title": ["Birds"]}))
     held.keep(client.post(path, json={**new, "api_key": held.api_key + "é"}))
     held.keep(client.post(path, json={**new, "api_key": [held.api_key]}))
     held.keep(client.post(path, json={**new, "api_key": held.api_key * 20}))
