@@ -26,6 +26,7 @@ from chat.grounded import Grounding, base_for
 from chat.live import LiveAnswer
 from chat.ticker import Ticker, clean_up
 from chat.titling import Titles
+from chat.usage import counted
 from chat.writing import Written, write
 from conversations.models import Conversation, Message
 from conversations.stored import StoredAnswer, stored_answer
@@ -268,6 +269,7 @@ class Answers:
         written = _cut(answer) if writing.cancelled() else writing.result()
         stored = False
         try:
+            written = await counted(written, answer=answer, turn=turn)
             stored = not answer.taken and await self._store(answer, turn, written)
         finally:
             # Readers are told after the commit, and told even if it failed.
@@ -422,13 +424,15 @@ def _cut(answer: LiveAnswer) -> Written:
 
 
 def _outcome(answer: LiveAnswer, written: Written) -> Outcome:
+    usage = written.usage
     return Outcome(
         status=written.status,
         finish_reason=written.finish_reason,
         error_code=written.error.code if written.error else "",
         text=answer.text.whole(),
         reasoning=answer.reasoning.whole(),
-        prompt_tokens=written.usage.prompt_tokens if written.usage else None,
-        completion_tokens=written.usage.completion_tokens if written.usage else None,
+        prompt_tokens=usage.prompt_tokens if usage else None,
+        completion_tokens=usage.completion_tokens if usage else None,
+        tokens_estimated=usage.estimated if usage else False,
         first_token_at=answer.first_token_at,
     )

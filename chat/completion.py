@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from chat.eventstream import BOM, EventReader
 from chat.hygiene import Hygiene
@@ -19,24 +19,29 @@ from llmbackend.errors import (
 
 _decoded = json.JSONDecoder().decode
 
+# Beyond what any model takes, and far within what a column holds.
+MOST_TOKENS = 10**8
+
 # Names providers give to an answer they broke off themselves: not a finish.
 BROKEN_OFF = {"error", "network_error", "insufficient_system_resource", "abort"}
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the provider says it counted."""
+    """What an answer cost: what the provider says it counted, or an estimate."""
 
     prompt_tokens: int
     completion_tokens: int
+    estimated: bool = False
 
     def as_counts(self) -> dict[str, int]:
         """As clients are told it, in OpenAI's words."""
-        return {
+        counts = {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
         }
+        return {**counts, "estimated": True} if self.estimated else counts
 
 
 @dataclass(slots=True)
@@ -248,6 +253,10 @@ def _usage(usage: object) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     prompt, answer = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if not isinstance(prompt, int) or not isinstance(answer, int):
+    if not _is_count(prompt) or not _is_count(answer):
         return None
     return Usage(prompt, answer)
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and 0 <= value < MOST_TOKENS

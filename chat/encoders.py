@@ -171,6 +171,8 @@ def told_of_ending(ending: Ending) -> Iterator[Told]:
             "retryable": ending.retryable,
             "message_id": ending.message_id,
         }
+        if ending.usage:
+            told["usage"] = ending.usage
         yield "error", told, end
         return
     told = {

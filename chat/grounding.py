@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chat.prompts import tokens
+from llmbackend.token_counts import tokens
 
 # What could end a fence early or hide text from the reader: controls but line ends and
 # tabs, zero-width and bidirectional marks, tags and the rarer variation selectors.

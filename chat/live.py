@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -54,7 +54,8 @@ class LiveAnswer:
     """
     One answer: its writer grows it and ends it, any number of readers follow.
 
-    A reader holds a cursor, takes everything since it, and waits for `changed`.
+    A reader holds a cursor, takes everything since it, and waits for `changed`. `sent`
+    is what its model was sent; None as long as no model was asked.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class LiveAnswer:
         self.stopping = False
         self.lost = False
         self.readers = 0
+        self.sent: Sequence[Mapping[str, str]] | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._frames: dict[object, tuple[Any, Cursor]] = {}
 

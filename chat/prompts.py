@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Protocol
 
-# Han with its extensions, kana, hangul, CJK punctuation and full-width forms.
-_CJK = re.compile(
-    "[\u1100-\u11ff\u2e80-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff"
-    "\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff]"
-)
+from llmbackend.token_counts import has_cjk, tokens
 
 
 class Utterance(Protocol):
@@ -66,11 +61,6 @@ def go_on(text: str) -> str:
     )
 
 
-def has_cjk(text: str) -> bool:
-    """Whether any of it is Chinese, Japanese or Korean."""
-    return _CJK.search(text) is not None
-
-
 def paired(earlier: Iterable[Utterance]) -> tuple[list[tuple[str, str]], list[str]]:
     """Questions with their answers, and the questions at the end without one."""
     turns: list[tuple[str, str]] = []
@@ -82,13 +72,3 @@ def paired(earlier: Iterable[Utterance]) -> tuple[list[tuple[str, str]], list[st
             turns.append(("\n\n".join(unanswered), message.content))
             unanswered = []
     return turns, unanswered
-
-
-def tokens(text: str) -> int:
-    """A rough count: 1 a CJK character, 0.3 any other, rounded up.
-
-    >>> tokens("你好"), tokens("hello world")
-    (2, 4)
-    """
-    cjk = 0 if text.isascii() else len(_CJK.findall(text))
-    return cjk + -(-(len(text) - cjk) * 3 // 10)

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from django.conf import settings
 
-from chat.prompts import has_cjk
 from chat.relay import Delta, Limits, ModelRequest, relay
 from chat.writing import connect, deadlines
 from conversations.titles import retitle, shortened
@@ -18,6 +17,7 @@ from conversations.turns import Turn
 from llmbackend.chat_models import QUOTE, Providers
 from llmbackend.errors import LLMBackendError
 from llmbackend.threads import DatabaseThreads
+from llmbackend.token_counts import has_cjk
 
 logger = logging.getLogger(__name__)
 

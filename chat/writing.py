@@ -90,6 +90,7 @@ async def _drain(
     providers: Providers,
 ) -> Written:
     connection = await connect(turn, providers)
+    answer.sent = messages
     pieces = relay(
         client=connection.client,
         request=ModelRequest(

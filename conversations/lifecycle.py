@@ -77,10 +77,12 @@ def change(*, owner: User, conversation_id: int, changes: Changes) -> Conversati
     """
     Change an owned conversation, from its next question on.
 
-    Raises NotFound, UnknownModel, ModelNotInstalled, and StoredKeyUnreadable where the
-    stored key is not for the new model's provider and no other is given.
+    Raises NotFound, UnknownModel, ModelNotInstalled, Forbidden for a model that is not
+    granted, and StoredKeyUnreadable where the stored key is not for the new model's
+    provider and no other is given.
     """
     if "model" in changes:
+        owner.grant.require_model(changes["model"])
         usable_provider_for(changes["model"], config=settings.CONFIG)
     with transaction.atomic():
         owned = Conversation.objects.owned_by(owner).select_for_update()

@@ -169,3 +169,37 @@ class Message(models.Model):
 
     def __str__(self) -> str:
         return f"message {self.number} of conversation {self.conversation_id}"
+
+
+class Usage(models.Model):
+    """
+    What the answers of a day cost a user, by model.
+
+    A table of its own: what was spent stays spent when a conversation is deleted, and
+    a copy of one has cost nothing.
+    """
+
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.CASCADE,
+        related_name="usage",
+        db_index=False,  # The unique constraint begins with it.
+    )
+    day = models.DateField(help_text="UTC, of the end of the answer.")
+    model = models.CharField(max_length=200)
+    answers = models.PositiveIntegerField(default=0)
+    estimated_answers = models.PositiveIntegerField(
+        default=0, help_text="Those whose tokens nobody counted for us."
+    )
+    prompt_tokens = models.PositiveBigIntegerField(default=0)
+    completion_tokens = models.PositiveBigIntegerField(default=0)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["owner", "day", "model"], name="usage_of_a_day_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"usage of user {self.owner_id} on {self.day}"

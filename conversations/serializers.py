@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import date, timedelta
 from typing import Any
 
+from django.utils import timezone
 from rest_framework import serializers
 
 from llmbackend.fields import NumberField, StringField, WholeNumberField
@@ -11,6 +13,8 @@ from llmbackend.fields import NumberField, StringField, WholeNumberField
 LONGEST_SYSTEM_PROMPT = 32_000
 MOST_TOKENS = 1_000_000
 LONGEST_PAGE = 200
+USUAL_PERIOD = 30
+LONGEST_PERIOD = 366
 
 
 def validate_api_key(key: str) -> None:
@@ -80,3 +84,23 @@ class HistorySerializer(PageSerializer):
     before_message_id = serializers.IntegerField(
         required=False, min_value=1, max_value=2**31 - 1
     )
+
+
+class PeriodSerializer(serializers.Serializer[Any]):
+    """Days (UTC), both included; without any, the last thirty up to today."""
+
+    since = serializers.DateField(required=False)
+    until = serializers.DateField(required=False)
+
+    def validate(self, attrs: dict[str, date]) -> dict[str, date]:
+        until = attrs.get("until") or timezone.now().date()
+        since = attrs.get("since")
+        if since is None:
+            # The calendar begins in the year 1.
+            days = min(USUAL_PERIOD - 1, until.toordinal() - 1)
+            since = until - timedelta(days=days)
+        if not 0 <= (until - since).days < LONGEST_PERIOD:
+            raise serializers.ValidationError(
+                f"since: must be at most {LONGEST_PERIOD} days before until."
+            )
+        return {"since": since, "until": until}

@@ -32,6 +32,7 @@ class StoredAnswer:
     sources: list[Any]
     prompt_tokens: int | None
     completion_tokens: int | None
+    tokens_estimated: bool
     writer_id: uuid.UUID | None
     text: str
     reasoning: str
@@ -86,6 +87,7 @@ def _first(
         "sources",
         "prompt_tokens",
         "completion_tokens",
+        "tokens_estimated",
         "writer_id",
         Substr("content", text + 1) if text else F("content"),
         Substr("reasoning", reasoning + 1) if reasoning else F("reasoning"),

@@ -15,10 +15,12 @@ from django.utils import timezone
 from accounts import idempotency
 from accounts.idempotency import Once
 from accounts.models import User
+from conversations import usage
 from conversations.branches import Node, nodes_of, path_to, place_of
 from conversations.history import Said, closed_path
 from conversations.models import Conversation, Message
 from conversations.titles import made_of
+from conversations.usage import Spent
 from conversations.writers import beat, held_by, interrupt_orphans, lock, touch
 from llmbackend.chat_models import provider_for
 from llmbackend.errors import (
@@ -69,8 +71,9 @@ class Turn:
     """
     What it takes to answer, read while the rows were made; no ORM object.
 
-    `text`, `reasoning` and `sources` are what a continued answer has already; `titled`
-    is the title that the question gave its conversation, if it gave one.
+    `text`, `reasoning`, `sources` and the tokens are what a continued answer has and
+    has cost already; `titled` is the title that the question gave its conversation, if
+    it gave one.
     """
 
     conversation_id: int
@@ -92,12 +95,15 @@ class Turn:
     sources: tuple[dict[str, Any], ...] = ()
     continues: bool = False
     first_token_at: datetime | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    tokens_estimated: bool = False
     titled: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How an answer ended."""
+    """How an answer ended; the tokens are all it cost, None where it cost none."""
 
     status: str
     finish_reason: str = ""
@@ -192,6 +198,9 @@ def _open_turn(
         sources=tuple(answer.sources),
         continues=isinstance(asked, Continue),
         first_token_at=answer.first_token_at,
+        prompt_tokens=answer.prompt_tokens or 0,
+        completion_tokens=answer.completion_tokens or 0,
+        tokens_estimated=answer.tokens_estimated,
         titled=titled,
     )
 
@@ -369,5 +378,20 @@ def close_turn(*, turn: Turn, writer: uuid.UUID, outcome: Outcome) -> bool:
     lock(turn.conversation_id)
     if not held_by(writer).filter(pk=turn.answer_pk).update(**fields):
         return False
+    _note_usage(turn, outcome)
     touch(turn.conversation_id)
     return True
+
+
+def _note_usage(turn: Turn, outcome: Outcome) -> None:
+    if outcome.prompt_tokens is None or outcome.completion_tokens is None:
+        return
+    spent = Spent(
+        answers=1,
+        estimated_answers=int(outcome.tokens_estimated),
+        prompt_tokens=outcome.prompt_tokens - turn.prompt_tokens,
+        completion_tokens=outcome.completion_tokens - turn.completion_tokens,
+    )
+    if not spent.prompt_tokens:
+        return  # It was to be continued, and the provider was not reached.
+    usage.note(owner_id=turn.owner_id, model=turn.model, spent=spent)

@@ -14,6 +14,7 @@ from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 
 from conversations.models import Conversation, Message, Writer
+from conversations.usage import note_interrupted
 
 SILENT = timedelta(seconds=6)
 FORGOTTEN = timedelta(hours=1)
@@ -114,6 +115,7 @@ def _interrupt(answer_pk: int, conversation_id: int) -> int:
         )
     )
     if ended:
+        note_interrupted(answer_pk)
         touch(conversation_id)
     return ended
 

@@ -119,6 +119,7 @@ ROWS = [
     Row("GET", "/api/users/me", "signed in", "account"),
     Row("PATCH", "/api/users/me", "signed in", "account", {"first_name": "Al"}),
     Row("DELETE", "/api/users/me", "signed in", "account", {"password": PASSWORD}),
+    Row("GET", "/api/users/me/usage", "signed in", "account"),
     Row("POST", "/api/users/keys", "signed in", "a log-in", NEW_KEY, status=201),
     Row("GET", "/api/users/keys", "signed in", "account"),
     Row("DELETE", "/api/users/keys/{key_id}", "owner", "a log-in"),

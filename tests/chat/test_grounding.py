@@ -7,8 +7,8 @@ import re
 import pytest
 
 from chat.grounding import Source, grounded_prompt, harmless, unknown_markers
-from chat.prompts import tokens
 from chat.quoting import quoted
+from llmbackend.token_counts import tokens
 from rag.quoting import Quote
 
 FENCE = re.compile(r"={4}[0-9a-f]{16}={4}")

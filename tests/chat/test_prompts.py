@@ -7,7 +7,8 @@ from typing import Any
 
 from hypothesis import given, strategies as st
 
-from chat.prompts import plain, tokens
+from chat.prompts import plain
+from llmbackend.token_counts import tokens
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ class TestStop:
             as_alice.post(f"/api/chat/{conversation}/stop")
             events = events_of(asking.result().text)
 
-        assert [event.name for event in events] == ["started", "done"]
+        assert [event.name for event in events] == ["started", "usage", "done"]
         assert as_alice.history(conversation)[-1]["status"] == "stopped"
 
     def test_a_message_that_is_not_there_is_a_404(

@@ -1,0 +1,46 @@
+"""What an answer cost, also where its provider does not say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from chat.completion import Usage
+from chat.live import LiveAnswer
+from chat.writing import Written
+from conversations.models import Message
+from conversations.turns import Turn
+from llmbackend.token_counts import tokens
+
+FAILED = Message.Status.FAILED
+
+
+async def counted(written: Written, *, answer: LiveAnswer, turn: Turn) -> Written:
+    """`written` with all that the answer cost, before it was continued, too."""
+    now = written.usage
+    if now is None and answer.sent is not None and not _was_refused(written, answer):
+        received = answer.since(answer.start)
+        text = received.text + received.reasoning if received else ""
+        # On another thread: a long prompt takes some milliseconds.
+        now = await asyncio.to_thread(estimate, answer.sent, text)
+    before = Usage(turn.prompt_tokens, turn.completion_tokens, turn.tokens_estimated)
+    if now is None:
+        return replace(written, usage=before) if before.prompt_tokens else written
+    total = Usage(
+        prompt_tokens=before.prompt_tokens + now.prompt_tokens,
+        completion_tokens=before.completion_tokens + now.completion_tokens,
+        estimated=before.estimated or now.estimated,
+    )
+    return replace(written, usage=total)
+
+
+def _was_refused(written: Written, answer: LiveAnswer) -> bool:
+    """Whether it failed before the provider wrote anything, which costs nothing."""
+    return written.status == FAILED and answer.cursor == answer.start
+
+
+def estimate(sent: Sequence[Mapping[str, str]], received: str) -> Usage:
+    """About what it costs to send these messages and to receive this text."""
+    prompt = sum(tokens(message["content"]) for message in sent)
+    return Usage(prompt, tokens(received), estimated=True)

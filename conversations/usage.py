@@ -1,0 +1,114 @@
+"""What answers cost, in tokens: noted when they end, summed up by day and model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+
+from django.conf import settings
+from django.db.models import F
+from django.utils import timezone
+
+from accounts.models import User
+from conversations.models import Message, Usage
+from llmbackend.chat_models import QUOTE, context_window
+from llmbackend.token_counts import tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What was spent on a model: of one answer, of a day, or in all."""
+
+    answers: int = 0
+    estimated_answers: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(
+            answers=self.answers + other.answers,
+            estimated_answers=self.estimated_answers + other.estimated_answers,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayOfModel:
+    """What a model cost on a day (UTC)."""
+
+    day: date
+    model: str
+    spent: Spent
+
+
+def note(*, owner_id: int, model: str, spent: Spent) -> None:
+    """Add to what a user spent today, in the caller's transaction."""
+    today = timezone.now().date()
+    row = Usage.objects.filter(owner=owner_id, day=today, model=model)
+    more = {name: F(name) + getattr(spent, name) for name in Spent.__slots__}
+    if not row.update(**more):
+        # Another answer may do the same just now: the row is made once, then added to.
+        empty = Usage(owner_id=owner_id, day=today, model=model)
+        Usage.objects.bulk_create([empty], ignore_conflicts=True)
+        row.update(**more)
+
+
+def spent_by_day(*, owner: User, since: date, until: date) -> list[DayOfModel]:
+    """What a user spent from `since` to `until`, both included, the latest first."""
+    rows = Usage.objects.filter(owner=owner, day__range=(since, until))
+    return [
+        DayOfModel(
+            day=row.day,
+            model=row.model,
+            spent=Spent(**{name: getattr(row, name) for name in Spent.__slots__}),
+        )
+        for row in rows.order_by("-day", "model")
+    ]
+
+
+def note_interrupted(answer_pk: int) -> None:
+    """
+    Estimate what an answer cost whose writer is dead, in the caller's transaction.
+
+    What it was sent is not stored: the branch above it is taken for that, up to the
+    model's window.
+    """
+    answer = Message.objects.select_related("conversation").get(pk=answer_pk)
+    if answer.model == QUOTE:
+        return
+    conversation = answer.conversation
+    prompt = conversation.system_prompt
+    if prompt is None:
+        prompt = settings.CONFIG.chat.system_prompt
+    sent = tokens(prompt) + tokens_above(answer)
+    sent = min(sent, context_window(answer.model, config=settings.CONFIG))
+    received = tokens(answer.content) + tokens(answer.reasoning)
+    # A continued answer was counted before, with the text it had then.
+    before = answer.completion_tokens or 0
+    spent = Spent(
+        answers=1,
+        estimated_answers=1,
+        prompt_tokens=sent,
+        completion_tokens=max(0, received - before),
+    )
+    answer.prompt_tokens = (answer.prompt_tokens or 0) + sent
+    answer.completion_tokens = before + spent.completion_tokens
+    answer.tokens_estimated = True
+    answer.save(
+        update_fields=["prompt_tokens", "completion_tokens", "tokens_estimated"]
+    )
+    note(owner_id=conversation.owner_id, model=answer.model, spent=spent)
+
+
+def tokens_above(answer: Message) -> int:
+    """About how many tokens its question and all before it have."""
+    rows = Message.objects.filter(conversation=answer.conversation_id)
+    texts = {
+        pk: (up, said) for pk, up, said in rows.values_list("pk", "parent", "content")
+    }
+    total, above = 0, answer.parent_id
+    while above is not None:
+        above, said = texts[above]
+        total += tokens(said)
+    return total
