@@ -37,6 +37,9 @@ chaos: environment ## Kill the server again and again under its clients: ARGS="-
 soak: environment ## Hold 300 streams beside readers that take nothing: ARGS="--minutes 2"
 	@$(VENV) -m benchmarks.soak $(ARGS)
 
+bench-ingestion: environment ## Measure how late streams are beside an ingestion
+	@$(VENV) -m benchmarks.ingestion $(ARGS)
+
 format: environment ## Format the code and mend what the linter can
 	@$(VENV) -m ruff check --fix --quiet . ; $(VENV) -m ruff format .
 
@@ -68,4 +71,4 @@ check-migrations: environment
 check-deploy: environment
 	LLMBACKEND_CONFIG=tests/production.yaml $(VENV) manage.py check --deploy --fail-level WARNING
 
-.PHONY: help run test check bench bench-answers bench-retrieval bench-search chaos soak format clean environment check-format check-lint check-types check-imports check-migrations check-deploy
+.PHONY: help run test check bench bench-answers bench-ingestion bench-retrieval bench-search chaos soak format clean environment check-format check-lint check-types check-imports check-migrations check-deploy

@@ -36,6 +36,7 @@ from rag.bases import changed
 from rag.dense import pack
 from rag.embedders import LOCAL_NGRAM, Embedding, Matrix
 from rag.models import Chunk, Document, KnowledgeBase
+from rag.pacing import paced
 from rag.parsing import Parsed, ParsedChunk, Sizes, parse
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 LEASE = timedelta(seconds=10)
 RENEW_EVERY = 2.0
 BATCH = 256
+STORED_AT_ONCE = 32
 WAIT_FOR_OTHER = 600.0
 Status = Document.Status
 Vector = NDArray[np.float32]
@@ -232,32 +234,37 @@ class Work:
         """Store the chunks, still invisible; the vectors' dimension."""
         dimension = self._base.dimension
         for start in range(0, len(parsed.chunks), BATCH):
-            part = parsed.chunks[start : start + BATCH]
+            ordinals = range(len(parsed.chunks))[start : start + BATCH]
+            part = [parsed.chunks[n] for n in paced(ordinals, at_once=STORED_AT_ONCE)]
             texts = [parsed.text[chunk.start : chunk.end] for chunk in part]
             vectors = self._vectors(part, texts, embedding)
             if dimension not in {None, vectors.shape[1]}:
                 raise DimensionChanged
             dimension = vectors.shape[1]
-            rows = [
-                Chunk(
-                    document_id=self._pk,
-                    ordinal=start + offset,
-                    text=text,
-                    start=chunk.start,
-                    end=chunk.end,
-                    page=chunk.page,
-                    heading_path=list(chunk.heading_path),
-                    embedding=stored(vector),
-                    terms=chunk.terms,
-                )
-                for offset, (chunk, text, vector) in enumerate(
-                    zip(part, texts, vectors, strict=True)
-                )
-            ]
-            with transaction.atomic():
-                self._note(chunks_done=start + len(part))
-                Chunk.objects.bulk_create(rows)
+            rows = list(zip(ordinals, part, texts, vectors, strict=True))
+            for first in paced(range(0, len(rows), STORED_AT_ONCE), at_once=1):
+                self._store(rows[first : first + STORED_AT_ONCE])
         return dimension or 0
+
+    def _store(self, rows: Sequence[tuple[int, ParsedChunk, str, Vector]]) -> None:
+        """Chunks that follow one another: number, what was parsed, text, vector."""
+        chunks = [
+            Chunk(
+                document_id=self._pk,
+                ordinal=ordinal,
+                text=text,
+                start=chunk.start,
+                end=chunk.end,
+                page=chunk.page,
+                heading_path=list(chunk.heading_path),
+                embedding=stored(vector),
+                terms=chunk.terms,
+            )
+            for ordinal, chunk, text, vector in rows
+        ]
+        with transaction.atomic():
+            self._note(chunks_done=rows[-1][0] + 1)
+            Chunk.objects.bulk_create(chunks)
 
     def _vectors(
         self, part: Sequence[ParsedChunk], texts: list[str], embedding: Embedding

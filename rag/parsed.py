@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from mmap import ACCESS_READ, mmap
 from typing import IO, Any, overload
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from rag.confinement import Limits
 from rag.extracted import Extracted
+from rag.pacing import paced
 from rag.sentences import Sizes
 
 MAX_TEXT_BYTES = 20 << 20
@@ -153,14 +154,7 @@ class _Chunks(Sequence[ParsedChunk]):
 
     def __init__(self, result: mmap, place: int, length: int) -> None:
         self._result = result
-        self._places = array("Q")
-        while place < len(result):
-            self._places.append(place)
-            row, place = _line(result, place)
-            _check(row, length)
-            place += row["terms_bytes"] + row["vector_bytes"]
-        if place != len(result):
-            raise ValueError("the last chunk is not complete")
+        self._places = array("Q", paced(_places(result, place, length), at_once=256))
 
     def __len__(self) -> int:
         return len(self._places)
@@ -186,6 +180,17 @@ class _Chunks(Sequence[ParsedChunk]):
             terms=self._result[terms:vector],
             vector=np.frombuffer(self._result[vector:end], "<f4"),
         )
+
+
+def _places(result: mmap, place: int, length: int) -> Iterator[int]:
+    """Where each chunk begins; raises what a chunk does that cannot be one."""
+    while place < len(result):
+        yield place
+        row, place = _line(result, place)
+        _check(row, length)
+        place += row["terms_bytes"] + row["vector_bytes"]
+    if place != len(result):
+        raise ValueError("the last chunk is not complete")
 
 
 def _line(result: mmap, start: int) -> tuple[dict[str, Any], int]:

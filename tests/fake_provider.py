@@ -30,6 +30,8 @@ JSON = {"Content-Type": "application/json"}
 EVENTS = {"Content-Type": "text/event-stream; charset=utf-8"}
 LONGEST_WAIT = 30.0
 ENDLESSLY = math.inf
+# In a piece, stands for the time at which it is written, in seconds (monotonic).
+NOW = "(now)"
 
 
 @dataclass
@@ -341,14 +343,18 @@ async def _paced(script: Script, writer: asyncio.StreamWriter) -> AsyncIterator[
         size = script.slice or len(event) or 1
         for start in range(0, len(event), size):
             await asyncio.sleep(script.pause)
-            yield event[start : start + size]
+            yield _stamped(event[start : start + size])
     if script.stall_after is not None and script.stall_after >= len(events):
         await _held(script, writer)
     left = script.repeats
     while left > 0:
         await asyncio.sleep(script.pause)
-        yield events[-1]
+        yield _stamped(events[-1])
         left -= 1
+
+
+def _stamped(event: bytes) -> bytes:
+    return event.replace(NOW.encode(), b"%.6f" % time.monotonic())
 
 
 async def _held(script: Script, writer: asyncio.StreamWriter) -> None:
