@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests import fake_provider
-from tests.fake_provider import NOW, Script
+from tests.fake_provider import ENDLESSLY, NOW, Script
 from tests.served import ServeProcess, fake_section, serving
 
 STREAMS = 50
@@ -92,7 +92,7 @@ def streaming(directory: Path, **config: Any) -> Iterator[Streams]:
     """Streams that flow; `config` holds sections of config.yaml."""
     endless = Script(
         pieces=[f"<{NOW}>"],
-        repeat_last=True,
+        repeats=ENDLESSLY,
         pause=PACE,
         finish_reason=None,
         usage=None,
