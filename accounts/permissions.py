@@ -20,7 +20,7 @@ class InScope(BasePermission):
     def has_permission(self, request: Request, view: Any) -> bool:
         if not isinstance(request.user, User):
             return False
-        # A method that the view does not take has no action, and is a 405 next.
-        if view.action is not None:
+        # A method that the view does not take has no action of ours: it is a 405 next.
+        if view.action not in {None, "metadata"}:
             request.user.grant.require(view.scopes[view.action])
         return True

@@ -100,7 +100,8 @@ def test_a_restart_is_told_and_the_answer_read_on_after_it(
         seen = up_to(socket.events(), "Hello")
         server.terminate()
         rest, code = socket.last_words()
-        assert [event.data["code"] for event in rest] == ["interrupted"]
+        assert [event.name for event in rest] == ["usage", "error"]
+        assert rest[-1].data["code"] == "interrupted"
         assert code == 1012
         assert idle.last_words() == ([], 1012)
     assert server.wait(10) == 0

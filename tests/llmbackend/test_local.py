@@ -150,7 +150,7 @@ async def test_it_streams_an_english_answer(client: Client) -> None:
 
 @needs_model
 async def test_it_answers_whole_and_lists_its_model(client: Client) -> None:
-    response = await client.ask("Hello!", max_tokens=5)
+    response = await client.ask("Tell me a long story.", max_tokens=5)
     answer = await response.json()
     listed = await (await client.session.get(f"{client.root}/v1/models")).json()
 

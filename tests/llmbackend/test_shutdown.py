@@ -168,7 +168,8 @@ def test_sockets_are_told_the_end_and_closed(
 
         told, read_code = until_closed(reading)
         refused, idle_code = until_closed(idle)
-        assert [event["event"] for event in told] == ["started", "message", "error"]
+        names = [event["event"] for event in told]
+        assert names == ["started", "message", "usage", "error"]
         assert told[-1]["data"]["status"] == "interrupted"
         assert told[-1]["data"]["retryable"] is True
         assert [event["data"]["code"] for event in refused] == ["server_restarting"]

@@ -52,8 +52,16 @@ def parsed(data: bytes, name: str = "a.txt", **options: object) -> Parsed:
 
 
 def children() -> list[psutil.Process]:
+    """The processes that parse for this one; it may have others, such as a browser."""
     found: list[psutil.Process] = psutil.Process().children(recursive=True)
-    return found
+    return [child for child in found if is_worker(child)]
+
+
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "rag.worker" in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.fixture
