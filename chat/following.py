@@ -42,7 +42,7 @@ class Followed:
     ) -> None:
         self._threads = threads
         self._broadcast = broadcast
-        self._copies: dict[int, LiveAnswer] = {}
+        self._copies: dict[str, LiveAnswer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def copies(self) -> list[LiveAnswer]:
@@ -66,10 +66,11 @@ class Followed:
         return copy
 
     def _copy(self, row: StoredAnswer) -> LiveAnswer:
-        copy = self._copies.get(row.pk)
+        key = key_of(row.pk, row.writer_id)
+        copy = self._copies.get(key)
         if copy is None:
-            copy = self._copies[row.pk] = copy_of(row)
-            task = asyncio.create_task(self._keep_up(copy, row.writer_id))
+            copy = self._copies[key] = copy_of(row)
+            task = asyncio.create_task(self._keep_up(copy, key, row.writer_id))
             self._tasks.add(task)
             task.add_done_callback(self._done)
         return copy
@@ -84,16 +85,18 @@ class Followed:
         for copy in self.copies():
             copy.lose()
 
-    async def _keep_up(self, copy: LiveAnswer, writer: uuid.UUID | None) -> None:
-        """Until its end, or until nobody reads it any more."""
-        following = _Following(copy, self._threads)
+    async def _keep_up(
+        self, copy: LiveAnswer, key: str, writer: uuid.UUID | None
+    ) -> None:
+        """Until its end, until another writes it, or until nobody reads it any more."""
+        following = _Following(copy, writer, self._threads)
         try:
             if self._broadcast is None:
                 await following.database()
             else:
-                await following.redis(self._broadcast, key_of(copy.pk, writer))
+                await following.redis(self._broadcast, key)
         finally:
-            del self._copies[copy.pk]
+            del self._copies[key]
             if copy.ending is None:
                 copy.lose()
 
@@ -101,8 +104,11 @@ class Followed:
 class _Following:
     """The growth of one copy."""
 
-    def __init__(self, copy: LiveAnswer, threads: DatabaseThreads) -> None:
+    def __init__(
+        self, copy: LiveAnswer, writer: uuid.UUID | None, threads: DatabaseThreads
+    ) -> None:
         self._copy = copy
+        self._writer = writer
         self._threads = threads
         self._read_at = asyncio.get_running_loop().time()
 
@@ -138,7 +144,7 @@ class _Following:
         return known
 
     async def looked(self) -> bool:
-        """Take what the database has; whether that was the end, or nobody is left."""
+        """Take what the database has; whether there is no more to be had here."""
         copy, now = self._copy, asyncio.get_running_loop().time()
         if copy.readers:
             self._read_at = now
@@ -156,6 +162,9 @@ class _Following:
             return False
         if row is None:
             copy.end(status=Status.INTERRUPTED, error=Interrupted())
+            return True
+        if row.is_open and row.writer_id != self._writer:
+            # Its text may not be what a dead writer told: let the readers come again.
             return True
         if row.sources and copy.opening.sources is None:
             copy.rest_on(row.sources)

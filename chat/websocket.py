@@ -37,7 +37,7 @@ from llmbackend.http import error_body, renamed
 logger = logging.getLogger(__name__)
 
 FRAME_LIMIT = 256 << 10
-INTERNAL, TRY_AGAIN = 1011, 1013
+INTERNAL, COME_BACK, TRY_AGAIN = 1011, 1012, 1013
 UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 4401, 4403, 4404
 
 
@@ -215,6 +215,9 @@ class ChatSocket(AsyncConsumer):
                 await asyncio.wait({after})
             async for frames in read_along(reading, WEBSOCKET):
                 await self._send_all(frames)
+        if reading.answer.ending is None:
+            # In a task of its own: closing ends this one.
+            self._own(self._close(COME_BACK))
 
     async def _tell(self, event: str, data: dict[str, Any]) -> None:
         await self._send_all([WEBSOCKET.frame(event, data)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from accounts.models import User
 from conversations.models import Message
 from conversations.writers import beat
 from tests.chat.eventually import eventually, on_loop
+from tests.chat.sockets import socket_of
 from tests.chat.streams import SSE, Event, events_in, events_of, text_of
 from tests.conftest import Client, Served, client_of, until_idle
 from tests.fake_provider import FakeProvider, Script
@@ -199,8 +201,6 @@ class TestFromAnotherProcess:
 
     @pytest.fixture
     def row(self, as_alice: Client, conversation: int) -> Message:
-        import uuid
-
         from conversations.turns import Question, open_turn
 
         self.writer = uuid.uuid4()
@@ -273,6 +273,24 @@ class TestFromAnotherProcess:
             next(events)
             as_alice.post(f"/api/conversations/del/{conversation}")
             assert list(events)[-1].data["code"] == "interrupted"
+
+    def test_its_readers_are_sent_to_come_back_when_another_goes_on_with_it(
+        self, as_alice: Client, conversation: int, row: Message
+    ) -> None:
+        other = uuid.uuid4()
+        beat(other)
+        with (
+            as_alice.stream("GET", stream(conversation), headers=SSE) as response,
+            socket_of(as_alice, conversation) as socket,
+        ):
+            socket.send("resume")
+            events = events_in(response.iter_lines())
+            assert next(events).name == socket.event().name == "started"
+
+            Message.objects.filter(pk=row.pk).update(writer=other)
+
+            assert list(events) == []
+            assert socket.last_words() == ([], 1012)
 
     def test_stop_marks_the_row_for_its_writer(
         self, as_alice: Client, conversation: int, row: Message
