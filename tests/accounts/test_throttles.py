@@ -37,12 +37,13 @@ def configure(settings):
 
 
 @pytest.fixture
-def behind_proxy(provider_process, database, configure):
+def behind_proxy(server, configure):
     """A server that believes this machine's X-Forwarded-For; Alice has an account."""
+    # The server that other tests use, which is made but once, stands by then.
     configure("server", trusted_proxies=("127.0.0.1",))
     make_user("alice")
-    for server in serving():
-        with client_of(server, None) as client:
+    for proxied in serving():
+        with client_of(proxied, None) as client:
             yield client
 
 
