@@ -37,6 +37,9 @@ chaos: environment ## Kill the server again and again under its clients: ARGS="-
 soak: environment ## Hold 300 streams beside readers that take nothing: ARGS="--minutes 2"
 	@$(VENV) -m benchmarks.soak $(ARGS)
 
+bench-embedding: environment ## Measure how fast local-e5 embeds, on one core
+	@OPENBLAS_NUM_THREADS=1 $(VENV) -m benchmarks.embedding $(ARGS)
+
 bench-ingestion: environment ## Measure how late streams are beside an ingestion
 	@$(VENV) -m benchmarks.ingestion $(ARGS)
 
@@ -71,4 +74,4 @@ check-migrations: environment
 check-deploy: environment
 	LLMBACKEND_CONFIG=tests/production.yaml $(VENV) manage.py check --deploy --fail-level WARNING
 
-.PHONY: help run test check bench bench-answers bench-ingestion bench-retrieval bench-search chaos soak format clean environment check-format check-lint check-types check-imports check-migrations check-deploy
+.PHONY: help run test check bench bench-answers bench-embedding bench-ingestion bench-retrieval bench-search chaos soak format clean environment check-format check-lint check-types check-imports check-migrations check-deploy
