@@ -183,6 +183,23 @@ class TestCommands:
         assert set(told) <= set(get_commands())
 
 
+class TestReliability:
+    NAMED = re.compile(r"`([\w/]+\.py)::(test_\w+)`")
+
+    def test_every_test_it_names_exists(self) -> None:
+        named = self.NAMED.findall(read("docs/reliability.md"))
+
+        assert len(named) > 40
+        for file, test in named:
+            path = file if "/" in file else f"tests/rag/{file}"
+            assert f"def {test}(" in read(path), (path, test)
+
+    def test_every_row_names_one(self) -> None:
+        rows = re.findall(r"^\|.*\|$", read("docs/reliability.md"), re.M)
+
+        assert all(self.NAMED.search(row) for row in rows[2:])
+
+
 def links_in(document: Path) -> Iterator[str]:
     """Where the links of a document lead, those in code blocks excepted."""
     text = re.sub(

@@ -12,7 +12,6 @@ from typing import Any
 import httpx2
 import numpy as np
 
-from tests.conftest import Client
 from tests.fake_provider import JSON, Request, Script
 
 DIMENSION = 64
@@ -125,7 +124,7 @@ def retrieve(
     return client.post("/api/rag/retrieve", json=body)
 
 
-def found(client: Client, base: str, query: str, **fields: Any) -> list[Any]:
+def found(client: httpx2.Client, base: str, query: str, **fields: Any) -> list[Any]:
     response = retrieve(client, base, query, **fields)
     assert response.status_code == 200, response.text
     return list(response.json()["results"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+from random import Random
 
 import docx
 import pypdf
@@ -334,6 +335,14 @@ class TestHostileXml:
 
         with pytest.raises(UnreadableDocument):
             extract(raw_docx(body(nested)), type="docx")
+
+    def test_a_run_of_ten_megabytes_is_read(self) -> None:
+        numbers = [str(n) for n in Random(1).choices(range(10**9), k=1_100_000)]  # noqa: S311
+
+        found = text_of(raw_docx(body(paragraph(" ".join(numbers)))))
+
+        assert len(found) > 10 << 20
+        assert found.split() == numbers
 
     @pytest.mark.parametrize("content", ["<w:p>", "</w:p>", "&undefined;", "<w:p/>\0"])
     def test_broken(self, content: str) -> None:

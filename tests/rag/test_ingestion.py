@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,8 @@ from chat.ticker import clean_up
 from rag.bases import remove_document
 from rag.ingestion import LEASE, digest, fail_abandoned
 from rag.models import Chunk, Document, KnowledgeBase
-from tests import fake_provider, served
 from tests.conftest import Client, Served
-from tests.fake_provider import JSON, FakeProvider, Script, refusal
+from tests.fake_provider import JSON, Script, refusal
 from tests.rag.embeddings import (
     STATUTE,
     Embeddings,
@@ -35,7 +33,6 @@ from tests.rag.embeddings import (
     connected,
     found,
     is_refused,
-    make_base,
     upload,
 )
 
@@ -366,47 +363,6 @@ class TestWhatADeadProcessLeft:
         assert upload(as_alice, base).json()["duplicate"] is False
 
         assert Document.objects.get().status == "ready"
-
-
-def embedding_section(provider: FakeProvider) -> list[dict[str, Any]]:
-    [section] = served.fake_section(provider.base_url)
-    return [{**section, "embedding_models": {"fake-embedding": "embed-3"}}]
-
-
-def test_after_a_kill_a_restart_fails_what_was_half_done(tmp_path: Path) -> None:
-    embeddings = Embeddings()
-    with fake_provider.running() as provider:
-        provider.routes["/embeddings"] = embeddings
-        stalled = Script(stall_at_headers=True)
-        section = embedding_section(provider)
-        with (
-            served.serving(tmp_path, providers=section) as server,
-            server.signed_in() as client,
-        ):
-            base = make_base(client, embedding_model="fake-embedding")
-            # The first 256 chunks are stored by then.
-            embeddings.before = lambda n: stalled if n > 4 else None
-            with ThreadPoolExecutor(1) as pool:
-                future = pool.submit(upload, client, base, ARTICLES)
-                assert stalled.reached.wait(20)
-                server.kill()
-                assert isinstance(future.exception(), httpx2.TransportError)
-            assert rows_of(server) == [("processing", "")]
-            embeddings.before = lambda n: None
-
-            server.start()
-            server.wait_until_ready()
-            # Its lease has not run out yet: who knows that it is dead?
-            server.wait_for(lambda: rows_of(server) == [("failed", "interrupted")])
-
-            again = upload(client, base, ARTICLES)
-            assert again.json()["duplicate"] is False
-
-
-def rows_of(server: served.ServeProcess) -> list[tuple[str, str]]:
-    query = "SELECT status, error_code FROM rag_document"
-    with closing(sqlite3.connect(server.database)) as database:
-        return database.execute(query).fetchall()
 
 
 def test_a_files_digest_and_size_leave_it_at_its_start() -> None:

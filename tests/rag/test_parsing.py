@@ -36,13 +36,11 @@ from tests.rag.documents import (
     body,
     lines,
     pages_pdf,
-    paragraph,
-    pdf,
     raw_docx,
     simple_docx,
 )
+from tests.rag.hostile import HOSTILE, MIB
 
-MIB = 1 << 20
 CHINESE = "为了保护民事主体的合法权益，调整民事关系，维护社会和经济秩序，制定本法。"
 
 
@@ -187,37 +185,6 @@ class TestErrors:
             parsed(data[: len(data) // 2], "a.pdf")
 
 
-def loop_of_pages() -> bytes:
-    return pdf(
-        [
-            b"<< /Type /Catalog /Pages 2 0 R >>",
-            b"<< /Type /Pages /Kids [2 0 R 3 0 R] /Count 2 >>",
-            b"<< /Type /Pages /Kids [2 0 R 2 0 R] /Parent 2 0 R /Count 2 >>",
-        ]
-    )
-
-
-HOSTILE: dict[str, tuple[str, Callable[[], bytes]]] = {
-    "bomb": (
-        "a.docx",
-        lambda: raw_docx(body(paragraph("x")), bomb=bytes(110 * MIB)),
-    ),
-    "bomb of text": ("a.docx", lambda: raw_docx(body(paragraph("x" * 45 * MIB)))),
-    "bomb renamed": ("a.pdf", lambda: raw_docx(body(""), bomb=bytes(60 * MIB))),
-    "tabs": (
-        "a.docx",
-        lambda: raw_docx(body("<w:p>" + "<w:tab/>" * 5 * MIB + "</w:p>")),
-    ),
-    "pages in a loop": ("a.pdf", loop_of_pages),
-    "filter": ("a.pdf", lambda: pages_pdf(bytes(90 * MIB))),
-    "too much text": ("a.txt", lambda: b"word " * (5 * MIB)),
-    "huge xref": (
-        "a.pdf",
-        lambda: pages_pdf(b"").replace(b"xref\n0 6", b"xref\n0 999999999"),
-    ),
-}
-
-
 class TestHostileFiles:
     @pytest.mark.parametrize("case", HOSTILE)
     def test_is_a_400_and_the_memory_does_not_move(
@@ -265,7 +232,7 @@ class TestHostileFiles:
 def write_elsewhere(file: IO[bytes], case: str) -> None:
     """Make a hostile file without this process growing for it."""
     code = (
-        "import sys; from tests.rag.test_parsing import HOSTILE;"
+        "import sys; from tests.rag.hostile import HOSTILE;"
         f"sys.stdout.buffer.write(HOSTILE[{case!r}][1]())"
     )
     root = Path(__file__).parents[2]
