@@ -113,5 +113,5 @@ def test_a_restart_is_told_and_the_answer_read_on_after_it(
         again = list(socket.events())
         socket.send("continue")
         assert text_of(socket.events()) == "Hello!"
-    assert [event.name for event in again] == ["started", "error"]
+    assert [event.name for event in again] == ["started", "usage", "error"]
     assert again[-1] == rest[-1]
