@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from chat.events import Cursor
 from chat.live import LiveAnswer
@@ -89,7 +90,8 @@ class Broadcast:
             password=config.redis.password or None,
             socket_timeout=TIMEOUT,
             socket_connect_timeout=TIMEOUT,
-            retry=Retry(NoBackoff(), 0),
+            # Idle connections outlive a restart of Redis, and fail when they are used.
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         )
         self._pushed: dict[int, Cursor] = {}
         self._ended: list[LiveAnswer] = []
@@ -116,7 +118,7 @@ class Broadcast:
         self, live: Sequence[LiveAnswer], ended: Sequence[LiveAnswer]
     ) -> None:
         """One pipeline with all that grew, one message for each answer that did."""
-        if breaker.resting():
+        if self.is_away():
             return
         grown = [(answer, self._new(answer)) for answer in (*live, *ended)]
         pieces = [(answer.pk, piece) for answer, piece in grown if piece is not None]
@@ -141,16 +143,21 @@ class Broadcast:
             return None
         return Piece(start, growth.reasoning, growth.text)
 
+    def is_away(self) -> bool:
+        """Whether Redis failed just now, and is left alone."""
+        return breaker.resting()
+
     def _key(self, answer_pk: int) -> str:
         return key_of(answer_pk, self._writer)
 
     async def pieces(self, key: str, *, after: int) -> tuple[list[Piece], int]:
         """
-        The pieces from the `after`th on, and how many there are in all.
+        The pieces that follow the first `after`, and how many there are in all.
 
-        None, and `after`, when Redis cannot be asked.
+        A negative `after` asks for so many of the last. When Redis cannot be asked:
+        no pieces, and `after`.
         """
-        if breaker.resting():
+        if self.is_away():
             return [], after
         try:
             pipe = self._redis.pipeline(transaction=False)
@@ -200,7 +207,9 @@ class Broadcast:
                     ended = message["data"] == b"end"
                     for nudges in self._listeners.get(message["channel"].decode(), ()):
                         nudges.set(ended=ended)
-        self._wanted.clear()
+        # Somebody may have come while the connection was being closed.
+        if not self._listeners:
+            self._wanted.clear()
 
     async def aclose(self) -> None:
         await self._redis.aclose()

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 # Seconds between two looks into the database: without Redis, and beside it.
 LOOK_EVERY = 0.25
 LOOK_EVERY_BESIDE_REDIS = 1.0
+# Pieces to ask for at first: more than the database can be behind.
+LATEST = 32
 # Seconds that a copy without readers is kept up.
 UNREAD = 5.0
 # Seconds that a checkpoint, and a look at it, may take.
@@ -122,21 +124,29 @@ class _Following:
     async def redis(self, broadcast: Broadcast, key: str) -> None:
         """Take pieces as they come, and look into the database once a second."""
         loop = asyncio.get_running_loop()
-        known = 0
+        known = -LATEST
         with broadcast.listening(key) as nudges:
             while not await self.looked():
-                until = loop.time() + LOOK_EVERY_BESIDE_REDIS
+                if nudges.ended:
+                    await asyncio.sleep(LOOK_EVERY)
+                    continue
+                away = broadcast.is_away()
+                until = loop.time() + (LOOK_EVERY if away else LOOK_EVERY_BESIDE_REDIS)
+                # At first and once a second unasked: a nudge may have been missed.
+                known = await self._taken(broadcast, key, known)
                 while not nudges.ended and await nudges.came(until=until):
                     known = await self._taken(broadcast, key, known)
-                if nudges.ended and not await self.looked():
-                    await asyncio.sleep(LOOK_EVERY)
 
     async def _taken(self, broadcast: Broadcast, key: str, known: int) -> int:
-        """Take the pieces after the first `known`; how many are known now."""
+        """
+        Take the pieces after the first `known`; how many are known now.
+
+        A negative `known` asks for so many of the last.
+        """
         pieces, length = await broadcast.pieces(key, after=known)
         if length < known:  # Redis was emptied meanwhile.
-            known = 0
-            pieces, _ = await broadcast.pieces(key, after=0)
+            pieces, length = await broadcast.pieces(key, after=0)
+        known = length - len(pieces)
         for piece in pieces:
             if not applied(self._copy, piece):
                 break  # The database fills the gap.
