@@ -278,3 +278,27 @@ class TestWhatIsNotSaid:
         ]
 
         assert found == [], reason
+
+
+class TestChineseReadme:
+    """README_zh-CN.md says what README.md says."""
+
+    def test_it_shows_the_same_commands_and_answers(self) -> None:
+        blocks = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+
+        english, chinese = read("README.md"), read("README_zh-CN.md")
+
+        assert blocks.findall(chinese) == blocks.findall(english)
+
+    def test_it_has_the_same_shape(self) -> None:
+        shape = re.compile(r"^(#+ |\| `[^`]+`|- \[[^]]+\])", re.MULTILINE)
+
+        english, chinese = read("README.md"), read("README_zh-CN.md")
+
+        assert shape.findall(chinese) == shape.findall(english)
+
+    def test_each_leads_to_the_other_at_once(self) -> None:
+        first = [read(name)[:80] for name in ("README.md", "README_zh-CN.md")]
+
+        assert "(README_zh-CN.md)" in first[0]
+        assert "(README.md)" in first[1]
