@@ -38,20 +38,8 @@ WAYS_BACK = ("get", "post", "rag", "socket")
 # Each piece ends where a careless cut would tear a character: before a combining
 # mark, within a family, a flag or a syllable, between text and reasoning.
 THOUGHTS = ["Let me ", "想一想", "e", "\u0301", "👩‍", "👧 "]
-WORDS = [
-    "Gru\u0308",
-    "ße, ",
-    "世",
-    "界 ",
-    "👨‍👩",
-    "‍👦",
-    "🇩",
-    "🇪 ",
-    "न",
-    "ि ",
-    "각",
-    "\u0301",
-]
+SYLLABLES = ["न", "ि ", "각", "\u0301"]
+WORDS = ["Gru\u0308", "ße, ", "世", "界 ", "👨‍👩", "‍👦", "🇩", "🇪 ", *SYLLABLES]
 AFTERTHOUGHTS = ["嗯", "🤔"]
 LAST = [" 𝒳", "\u200d", "🏳", "️‍🌈"]
 
@@ -371,6 +359,27 @@ def test_a_reader_elsewhere_is_a_second_behind_and_with_redis_hardly(two: Two) -
         assert late[-1] < QUICK
 
 
+def test_ten_posts_with_one_key_to_two_processes_are_one_question(two: Two) -> None:
+    conversation = two.conversation()
+    asked = len(two.provider.requests)
+    two.provider.enqueue(difficult())
+    headers = {**SSE, "Idempotency-Key": f"key of {conversation}"}
+
+    def ask(client: httpx2.Client) -> httpx2.Response:
+        body = {"message": "Hi"}
+        return client.post(f"/api/chat/{conversation}", json=body, headers=headers)
+
+    with ThreadPoolExecutor(10) as pool:
+        responses = list(pool.map(ask, [two.asked, two.read] * 5))
+
+    assert {response.status_code for response in responses} == {200}
+    assert all(is_whole([], events_of(response.text)) for response in responses)
+    assert two.stored(conversation) == [("complete", TEXT, REASONING)]
+    assert len(two.provider.requests) == asked + 1
+    history = two.read.get(f"/api/conversations/history/{conversation}").json()
+    assert [m["role"] for m in history["messages"]] == ["user", "assistant"]
+
+
 def is_in_use(redis: RedisServer) -> bool:
     """Whether one process tells Redis of an answer, and another listens."""
     with redis_client.Redis(port=redis.port) as client:
@@ -464,24 +473,3 @@ def test_a_redis_that_comes_back_is_used_again(two: Two) -> None:
         return statistics.median(reader.lateness(asker)) < QUICK
 
     assert eventually(is_quick, 15)
-
-
-def test_ten_posts_with_one_key_to_two_processes_are_one_question(two: Two) -> None:
-    conversation = two.conversation()
-    asked = len(two.provider.requests)
-    two.provider.enqueue(difficult())
-    headers = {**SSE, "Idempotency-Key": f"key of {conversation}"}
-
-    def ask(client: httpx2.Client) -> httpx2.Response:
-        body = {"message": "Hi"}
-        return client.post(f"/api/chat/{conversation}", json=body, headers=headers)
-
-    with ThreadPoolExecutor(10) as pool:
-        responses = list(pool.map(ask, [two.asked, two.read] * 5))
-
-    assert {response.status_code for response in responses} == {200}
-    assert all(is_whole([], events_of(response.text)) for response in responses)
-    assert two.stored(conversation) == [("complete", TEXT, REASONING)]
-    assert len(two.provider.requests) == asked + 1
-    history = two.read.get(f"/api/conversations/history/{conversation}").json()
-    assert [m["role"] for m in history["messages"]] == ["user", "assistant"]
