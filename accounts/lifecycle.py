@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import time
+
 from django.contrib.auth.hashers import make_password
-from django.db import IntegrityError, transaction
-from django.db.models import F
+from django.db import (
+    DatabaseError,
+    IntegrityError,
+    OperationalError,
+    transaction,
+)
+from django.db.models import F, QuerySet
 
 from accounts.models import User
 from llmbackend import cache
 
-ATTEMPTS = 3
+PATIENCE = 10.0
+BETWEEN_ATTEMPTS = 0.1
 
 
 def change_password(user: User, *, new: str) -> User:
@@ -34,15 +42,30 @@ def delete(user: User) -> None:
     Remove an account with everything that is its owner's, in one transaction.
 
     An answer that is being written loses its row, which ends its writer, and with it
-    its readers, within a second.
+    its readers, within a second. On any error the account is what it was.
     """
-    for attempts_left in reversed(range(ATTEMPTS)):
+    mine = User.objects.filter(pk=user.pk)
+    was_active = list(mine.values_list("is_active", flat=True))
+    # From here on nothing is begun in the user's name.
+    mine.update(is_active=False)
+    try:
+        _delete_rows(mine)
+    except DatabaseError:
+        mine.update(is_active=was_active[0])
+        raise
+    cache.forget_owner(user.pk)
+
+
+def _delete_rows(mine: QuerySet[User]) -> None:
+    """Delete a user and the rows below it, once what was under way lets go of them."""
+    give_up_at = time.monotonic() + PATIENCE
+    while True:
         try:
             with transaction.atomic():
-                User.objects.filter(pk=user.pk).delete()
-            break
-        except IntegrityError:
-            # A request that was under way put a row under one that had just gone.
-            if not attempts_left:
+                mine.delete()
+            return
+        except (IntegrityError, OperationalError):
+            # A request put a row under one that had just gone, or holds one of them.
+            if time.monotonic() > give_up_at:
                 raise
-    cache.forget_owner(user.pk)
+            time.sleep(BETWEEN_ATTEMPTS)

@@ -1,15 +1,18 @@
 """A user's own account: profile, password, and its end."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 from django.apps import apps
+from django.db import connection
 from django.test import Client as Browser
 from redis import Redis
 
-from accounts.models import RevokedToken, User
+from accounts.models import RevokedToken, Tally, User
 from conversations.models import Writer
+from tests.chat.eventually import eventually
 from tests.chat.streams import SSE, events_in
 from tests.conftest import PASSWORD, REDIS_PASSWORD, client_of
 from tests.fake_provider import Script
@@ -234,6 +237,33 @@ class TestDeletion:
             last = list(events)[-1]
         assert (last.name, last.data["code"]) == ("error", "interrupted")
         assert provider.wait_until(lambda: provider.answering == 0)
+
+    def test_begins_by_refusing_the_user_and_waits_for_what_was_under_way(
+        self, as_alice, as_mallory, refused_deletion
+    ):
+        with ThreadPoolExecutor(1) as pool:
+            deleting = pool.submit(delete, as_alice)
+            assert eventually(lambda: as_alice.get(GUARDED).status_code == 401)
+            assert User.objects.filter(username="alice").exists()
+
+            refused_deletion.delete()
+
+            assert deleting.result().status_code == 200
+        assert not User.objects.filter(username="alice").exists()
+        assert as_mallory.get(GUARDED).status_code == 200
+
+    @pytest.fixture
+    def refused_deletion(self, server):
+        """The database refuses to delete users as long as this row is there."""
+        trigger = (
+            "CREATE TRIGGER refuse BEFORE DELETE ON accounts_user"
+            " WHEN EXISTS (SELECT 1 FROM accounts_tally)"
+            " BEGIN SELECT RAISE(ABORT, 'FOREIGN KEY constraint failed'); END"
+        )
+        with connection.cursor() as cursor:
+            cursor.execute(trigger)
+            yield Tally.objects.create(key="refuse", count=1, ends_at=2**40)
+            cursor.execute("DROP TRIGGER refuse")
 
     def test_forgets_what_redis_holds_of_the_user_alone(
         self, as_alice, as_mallory, redis
