@@ -11,7 +11,7 @@ from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.utils.translation import gettext as _, gettext_lazy, ngettext
+from django.utils.translation import gettext_lazy, ngettext
 
 from accounts import lifecycle, logins
 from accounts.credentials import authenticated
@@ -39,7 +39,11 @@ class LogInForm(AdminAuthenticationForm):
             raise self.get_invalid_login_error() from exc
         except RateLimited as exc:
             minutes = math.ceil((exc.retry_after or 0) / 60)
-            message = _("Too many failed log-ins; try again in %(minutes)d minutes.")
+            message = ngettext(
+                "Too many failed log-ins; try again in %(minutes)d minute.",
+                "Too many failed log-ins; try again in %(minutes)d minutes.",
+                minutes,
+            )
             raise ValidationError(message % {"minutes": minutes}) from exc
         self.confirm_login_allowed(user)
         self.user_cache = user

@@ -22,6 +22,7 @@ from django.utils import timezone
 from accounts import logins
 from accounts.grants import CHAT, LOG_IN, SCOPES
 from accounts.models import ApiKey, User
+from accounts.tokens import issue, refresh_claims_of
 from conversations.models import Writer
 from rag.dense import pack
 from rag.models import Chunk, Document, KnowledgeBase
@@ -32,7 +33,6 @@ from tests.conftest import (
     PASSWORD,
     Client,
     Served,
-    client_of,
     client_with,
     make_key,
     make_user,
@@ -161,7 +161,14 @@ ROWS = [
 ]
 # WebSockets that open for the owner of what their path names.
 SOCKETS = ["/ws/chat/{conversation_id}"]
-NOBODY = ("anonymous", "alice deactivated", "alice logged out everywhere")
+NOBODY = (
+    "anonymous",
+    "alice deactivated",
+    "alice logged out",
+    "alice logged out everywhere",
+    "alice with a refresh token",
+    "alice with an expired key",
+)
 OTHERS = ("mallory", "staff")
 ACTORS = (*NOBODY, *OTHERS, "alice")
 
@@ -228,10 +235,23 @@ def cast(
     """A client for each actor; a deactivated Alice is so from her request on."""
     make_user("bob")
     staff = User.objects.create_superuser("root", password=PASSWORD)
-    users = {"anonymous": None, "mallory": make_user("mallory"), "staff": staff}
+    ended = logins.begin(alice)
+    logins.end(refresh_claims_of(ended.refresh))
+    bearers = {
+        "anonymous": "",
+        "mallory": issue(make_user("mallory")),
+        "staff": issue(staff),
+        "alice logged out": ended.token,
+        "alice with a refresh token": logins.begin(alice).refresh,
+        "alice with an expired key": make_key(
+            alice, *SCOPES, expires_at=timezone.now()
+        )[1],
+    }
     with ExitStack() as stack:
         yield {
-            name: stack.enter_context(client_of(server, users.get(name, alice)))
+            name: stack.enter_context(
+                client_with(server, bearers.get(name, issue(alice)))
+            )
             for name in ACTORS
         }
 
