@@ -130,20 +130,21 @@ def claimed(
     try:
         with transaction.atomic():
             made = idempotency.claim(owner, key)
-            ready = same.filter(status=Status.READY).first()
-            if ready is not None:
-                idempotency.settle(owner, key, made=str(ready.pk))
+            # One look: between two, another may make the document ready.
+            found = same.first()
+            if found is not None and found.status == Status.READY:
+                idempotency.settle(owner, key, made=str(found.pk))
                 return Added(
-                    document_id=ready.pk,
-                    chunks=ready.chunks_total,
-                    encoding=ready.encoding,
-                    duplicate=made != str(ready.pk),
+                    document_id=found.pk,
+                    chunks=found.chunks_total,
+                    encoding=found.encoding,
+                    duplicate=made != str(found.pk),
                 )
-            if made is not None and not same.filter(pk=made).exists():
+            if made is not None and (found is None or made != str(found.pk)):
                 raise NotFound("The document was deleted since.")
-            if same.filter(status=Status.PROCESSING).exists():
+            if found is not None and found.status == Status.PROCESSING:
                 return None
-            same.delete()
+            same.filter(status=Status.FAILED).delete()
             check_quota(owner, size)
             document = _new_row(base, upload, sha256, size)
             idempotency.settle(owner, key, made=str(document.pk))
