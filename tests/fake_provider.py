@@ -26,6 +26,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tests import loops
+
 JSON = {"Content-Type": "application/json"}
 EVENTS = {"Content-Type": "text/event-stream; charset=utf-8"}
 LONGEST_WAIT = 30.0
@@ -380,31 +382,11 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 def running(*, tls: ssl.SSLContext | None = None) -> Iterator[FakeProvider]:
     """A provider that listens until the block ends, on https where there is `tls`."""
     fake = FakeProvider()
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(
-        target=loop.run_forever, name="fake-provider", daemon=True
-    )
-    thread.start()
-    listening = loop.create_server(lambda: _Connection(fake), "127.0.0.1", 0, ssl=tls)
-    server = _on(loop, listening)
-    host, port = server.sockets[0].getsockname()[:2]
-    fake.base_url = f"{'https' if tls else 'http'}://{host}:{port}/v1"
-    try:
+    with loops.running("fake-provider") as loop:
+        address = loop.listen(
+            loop.asyncio.create_server(
+                lambda: _Connection(fake), "127.0.0.1", 0, ssl=tls
+            )
+        )
+        fake.base_url = f"{'https' if tls else 'http'}://{address}/v1"
         yield fake
-    finally:
-        _on(loop, _stop(server))
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-def _on(loop: asyncio.AbstractEventLoop, work: Any) -> Any:
-    return asyncio.run_coroutine_threadsafe(work, loop).result(10)
-
-
-async def _stop(server: asyncio.Server) -> None:
-    server.close()
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

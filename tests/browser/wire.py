@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from tests import loops
+
 HEAD = re.compile(rb"^(GET|POST|OPTIONS) (\S+) HTTP/1\.1\r\n(.*?)\r\n\r\n", re.S | re.M)
 LAST_EVENT_ID = re.compile(rb"^last-event-id: *(\S+)", re.I | re.M)
 # Seconds, well over the one after which a client is asked to come back.
@@ -35,13 +37,14 @@ class Wire:
     has these bytes in it, so that a cut comes between that event and what follows.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, server_port: int) -> None:
+    def __init__(self, loop: loops.Loop, *, server_port: int) -> None:
         self.requests: list[Request] = []
         self.hold_after: bytes | None = None
-        self.port = 0
-        self._loop = loop
+        self._loop = loop.asyncio
         self._server_port = server_port
         self._ends: set[asyncio.StreamWriter] = set()
+        address = loop.listen(asyncio.start_server(self._connect, "127.0.0.1", 0))
+        self.port = int(address.rpartition(":")[2])
 
     def asked(self, path: str) -> list[Request]:
         """The requests for a path, whatever their query; preflights left out."""
@@ -67,20 +70,17 @@ class Wire:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
             end.transport.abort()
 
-    async def listen(self) -> None:
-        server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-
     async def _connect(
         self, from_browser: asyncio.StreamReader, to_browser: asyncio.StreamWriter
     ) -> None:
-        from_server, to_server = await asyncio.open_connection(
-            "127.0.0.1", self._server_port
-        )
-        ends = {to_browser, to_server}
-        self._ends |= ends
+        ends = {to_browser}
         # Python 3.11 reports a connection's cancelled task as a failed callback.
         with suppress(OSError, asyncio.CancelledError):
+            from_server, to_server = await asyncio.open_connection(
+                "127.0.0.1", self._server_port
+            )
+            ends.add(to_server)
+            self._ends |= ends
             await asyncio.gather(
                 self._upwards(from_browser, to_server),
                 self._downwards(from_server, to_browser),
@@ -124,23 +124,5 @@ class Wire:
 @contextmanager
 def wire_to(server_port: int) -> Iterator[Wire]:
     """A wire to the server at a loopback port."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="wire", daemon=True)
-    thread.start()
-    wire = Wire(loop, server_port=server_port)
-    try:
-        asyncio.run_coroutine_threadsafe(wire.listen(), loop).result(10)
-        yield wire
-    finally:
-        asyncio.run_coroutine_threadsafe(ended(), loop).result(10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-async def ended() -> None:
-    """End every task of the loop but this one."""
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    with loops.running("wire") as loop:
+        yield Wire(loop, server_port=server_port)
