@@ -52,7 +52,7 @@ def renew(refresh: str) -> Tokens:
     """
     try:
         claims = refresh_claims_of(refresh)
-        user = user_unless_revoked(claims, ids=(claims.family,))
+        user = user_unless_revoked(claims, jti=claims.family)
     except Unauthorized:
         raise Unauthorized(LOG_IN_AGAIN) from None
     expiry = datetime.fromtimestamp(claims.expires_at, UTC)

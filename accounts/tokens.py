@@ -6,8 +6,9 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
-from django.db.models import Exists
+from django.db.models import Exists, QuerySet
 from rest_framework_simplejwt.exceptions import TokenError
 from rest_framework_simplejwt.tokens import AccessToken, RefreshToken
 
@@ -15,6 +16,7 @@ from accounts import api_keys
 from accounts.api_keys import KeyClaims
 from accounts.models import RevokedToken, User
 from llmbackend.errors import Unauthorized
+from llmbackend.prepared import SelectObject, given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,16 @@ class TokenClaims:
     family: str
     expires_at: float
 
+
+def _holder() -> QuerySet[User]:
+    ended = [given(RevokedToken, "jti"), given(RevokedToken, "jti", "family")]
+    users = User.objects.filter(
+        pk=given(User, "id"), token_version=given(User, "token_version"), is_active=True
+    )
+    return users.exclude(Exists(RevokedToken.objects.filter(jti__in=ended)))
+
+
+_HOLDER = SelectObject(_holder)
 
 # What a request says of who makes it, before the database is asked.
 Claims = TokenClaims | KeyClaims
@@ -83,14 +95,22 @@ def _read(kind: type[AccessToken | RefreshToken], token: str) -> TokenClaims:
     try:
         payload = kind(token).payload  # type: ignore[arg-type]
         return TokenClaims(
-            user_id=int(payload["user_id"]),
-            version=int(payload["ver"]),
+            user_id=_stored(payload["user_id"]),
+            version=_stored(payload["ver"]),
             jti=str(payload["jti"]),
             family=str(payload.get("fam") or payload["jti"]),
             expires_at=float(payload["exp"]),
         )
     except (TokenError, KeyError, TypeError, ValueError, OverflowError) as exc:
         raise Unauthorized from exc
+
+
+def _stored(claim: Any) -> int:
+    """A number that a row can have; raises ValueError and TypeError."""
+    number = int(claim)
+    if not 0 <= number < 2**63:
+        raise ValueError("no number of a row")
+    return number
 
 
 def user_for(claims: Claims, *, scope: str = "") -> User:
@@ -102,21 +122,16 @@ def user_for(claims: Claims, *, scope: str = "") -> User:
     if isinstance(claims, KeyClaims):
         user = api_keys.owner_of(claims)
     else:
-        user = user_unless_revoked(claims, ids=(claims.jti, claims.family))
+        user = user_unless_revoked(claims, jti=claims.jti)
     if scope:
         user.grant.require(scope)
     return user
 
 
-def user_unless_revoked(claims: TokenClaims, *, ids: Collection[str]) -> User:
-    """The active user of `claims`, if none of `ids` is revoked, else Unauthorized."""
-    revoked = RevokedToken.objects.filter(jti__in=ids)
-    user = (
-        User.objects.filter(
-            pk=claims.user_id, is_active=True, token_version=claims.version
-        )
-        .exclude(Exists(revoked))
-        .first()
+def user_unless_revoked(claims: TokenClaims, *, jti: str) -> User:
+    """The active user of `claims`, if neither `jti` nor the family is revoked."""
+    user = _HOLDER.first(
+        id=claims.user_id, token_version=claims.version, jti=jti, family=claims.family
     )
     if user is None:
         raise Unauthorized

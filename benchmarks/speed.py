@@ -118,7 +118,7 @@ def own_server(workers: int) -> Iterator[Server]:
 
 
 async def until_ready(target: Target) -> None:
-    for _ in range(600):
+    for _ in range(6000):
         try:
             await body_of(target, "GET", "/healthz", None)
         except OSError:

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+import msgspec
+
 from chat.eventstream import BOM, EventReader
 from chat.hygiene import Hygiene
 from llmbackend.errors import (
@@ -24,6 +26,31 @@ MOST_TOKENS = 10**8
 
 # Names providers give to an answer they broke off themselves: not a finish.
 BROKEN_OFF = {"error", "network_error", "insufficient_system_resource", "abort"}
+
+
+class _PlainDelta(msgspec.Struct, gc=False):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class _PlainChoice(msgspec.Struct, gc=False):
+    index: int | None = 0
+    delta: _PlainDelta | None = None
+    finish_reason: str | None = None
+
+
+class _PlainChunk(msgspec.Struct, gc=False):
+    """What nearly every chunk is, decoded in a tenth of the time."""
+
+    choices: list[_PlainChoice]
+    error: Any = None
+    usage: Any = None
+
+
+_plain = msgspec.json.Decoder(_PlainChunk).decode
+# What is not plain, or not even JSON to msgspec, such as half of an emoji.
+_NOT_PLAIN = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +177,8 @@ class Completion:
         if not payload:
             return
         self.events += 1
+        if self._take_plain(payload):
+            return
         try:
             chunk = _decoded(payload.decode())
         except (ValueError, RecursionError):
@@ -158,6 +187,26 @@ class Completion:
             )
             return
         self._take_chunk(chunk)
+
+    def _take_plain(self, payload: bytes) -> bool:
+        """Take a chunk of the usual form; False for any other."""
+        try:
+            chunk = _plain(payload)
+        except _NOT_PLAIN:
+            return False
+        if chunk.error or chunk.usage or len(chunk.choices) != 1:
+            return False
+        choice = chunk.choices[0]
+        delta = choice.delta
+        if choice.index or delta is None:
+            return False
+        if delta.content:
+            self._text.append(delta.content)
+        if thought := delta.reasoning_content or delta.reasoning:
+            self._reasoning.append(thought)
+        if choice.finish_reason:
+            self._take_finish(choice.finish_reason)
+        return True
 
     def _take_rest(self) -> None:
         for payload in self._reader.flush():
@@ -201,8 +250,10 @@ class Completion:
             if thought := delta.get("reasoning_content") or delta.get("reasoning"):
                 self._reasoning.append(_text(thought))
         reason = choice.get("finish_reason")
-        if not reason or not isinstance(reason, str):
-            return
+        if reason and isinstance(reason, str):
+            self._take_finish(reason)
+
+    def _take_finish(self, reason: str) -> None:
         if reason in BROKEN_OFF:
             self._fail(ProviderError(), complaint=reason)
             return

@@ -29,16 +29,21 @@ class Watchdog:
     Interrupts a read that takes too long.
 
     One timer for a whole stream: it is not reset by a read, it looks at the time of
-    the last one when it fires. Time in which nobody reads is not silence.
+    the last one when it fires. Time in which nobody reads is not silence. All reads
+    are of the task that makes it.
     """
 
     def __init__(self, *, silence: float, ends_at: float) -> None:
         """`ends_at`: the loop's time after which every read is interrupted."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("A watchdog's stream is read by a task.")
+        self._task = task
+        self._reading = False
         self._loop = asyncio.get_running_loop()
         self._silence = silence
         self._ends_at = ends_at
         self._since = 0.0
-        self._reader: asyncio.Task[object] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._interrupted = False
 
@@ -48,22 +53,19 @@ class Watchdog:
 
         Raise TimeoutError when they do not come in time.
         """
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("A watchdog's stream is read by a task.")
-        cancelling = task.cancelling()
-        self._reader = task
+        cancelling = self._task.cancelling()
+        self._reading = True
         self._since = self._loop.time()
         if self._timer is None:
             self._timer = self._loop.call_at(self._due(), self._look)
         try:
             return await anext(chunks, b"")
         except asyncio.CancelledError:
-            if self._interrupted and task.uncancel() <= cancelling:
+            if self._interrupted and self._task.uncancel() <= cancelling:
                 raise TimeoutError from None
             raise
         finally:
-            self._reader = None
+            self._reading = False
 
     def end_at(self, ends_at: float) -> None:
         """Move the end."""
@@ -81,11 +83,11 @@ class Watchdog:
 
     def _look(self) -> None:
         self._timer = None
-        if self._reader is None:
+        if not self._reading:
             return
         due = self._due()
         if self._loop.time() < due:
             self._timer = self._loop.call_at(due, self._look)
             return
         self._interrupted = True
-        self._reader.cancel()
+        self._task.cancel()

@@ -10,8 +10,6 @@ from random import SystemRandom
 from typing import Any
 
 import httpx2
-from openai import AsyncOpenAI, AsyncStream
-from openai.types.chat import ChatCompletionChunk
 
 from chat.completion import Completion, Delta, Finish, Usage
 from chat.deadlines import Deadlines, Watchdog
@@ -23,7 +21,7 @@ from llmbackend.errors import (
 )
 from llmbackend.providers import (
     FAILURES,
-    authorization,
+    ProviderClient,
     log_complaint,
     may_be_retried,
     retry_after,
@@ -69,7 +67,7 @@ class Limits:
 
 async def relay(
     *,
-    client: AsyncOpenAI,
+    client: ProviderClient,
     request: ModelRequest,
     api_key: str,
     deadlines: Deadlines,
@@ -104,7 +102,7 @@ class _Call:
 
     def __init__(
         self,
-        client: AsyncOpenAI,
+        client: ProviderClient,
         request: ModelRequest,
         api_key: str,
         deadlines: Deadlines,
@@ -155,25 +153,9 @@ class _Call:
             raise
 
     async def _post(self) -> httpx2.Response:
-        connect = self.deadlines.connect
-        stream = await self.client.post(
-            "/chat/completions",
-            cast_to=ChatCompletionChunk,
-            stream=True,
-            stream_cls=AsyncStream[ChatCompletionChunk],
-            body=_body(self.request),
-            options={
-                "headers": {
-                    **authorization(self.api_key),
-                    # The bytes are read raw; compressed ones would have no bound.
-                    "Accept-Encoding": "identity",
-                },
-                "max_retries": 0,
-                "follow_redirects": False,
-                "timeout": httpx2.Timeout(None, connect=connect, pool=connect),
-            },
+        return await self.client.open_stream(
+            _body(self.request), api_key=self.api_key, connect=self.deadlines.connect
         )
-        return stream.response
 
     def _pause(self, exc: Exception, *, retries: int) -> float | None:
         """Seconds to wait before asking again; None when it is time to give up."""

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from accounts.models import User
-from conversations.models import Conversation, Message
+from conversations.models import Conversation, Message, check_id
 from conversations.writers import interrupt_orphans
 from llmbackend import cache
 from llmbackend.errors import NotActive, NotFound
+from llmbackend.prepared import Select, given
 
 CACHE_SECONDS = 3600
 # To be raised when Said changes: another release may be reading the same Redis.
@@ -37,21 +38,42 @@ class Said:
 
 def history(*, user: User, conversation_id: int) -> tuple[Conversation, list[Said]]:
     """An owned conversation and its messages, oldest first; raises NotFound."""
-    owned = Conversation.objects.owned_by(user).select_related("active_leaf")
-    conversation = owned.fetch(conversation_id)
-    leaf = conversation.active_leaf
-    if leaf is None:
-        return conversation, []
-    if leaf.status == STREAMING and interrupt_orphans(conversation_id=conversation_id):
+    conversation, leaf_status = _with_leaf(user, conversation_id)
+    if leaf_status != STREAMING:
+        path = closed_path(conversation, leaf_id=conversation.active_leaf_id)
+        return conversation, path
+    if interrupt_orphans(conversation_id=conversation_id):
         return history(user=user, conversation_id=conversation_id)
-    if leaf.status != STREAMING:
-        return conversation, closed_path(conversation, leaf_id=leaf.pk)
+    leaf = Message.objects.get(conversation=conversation, status=STREAMING)
     earlier = closed_path(conversation, leaf_id=leaf.parent_id)
     versions = Message.objects.filter(
         conversation=conversation, parent_id=leaf.parent_id
     )
     siblings = sorted(versions.values_list("number", flat=True))
     return conversation, [*earlier, said(leaf, siblings)]
+
+
+def _with_leaf(user: User, conversation_id: int) -> tuple[Conversation, str | None]:
+    """An owned conversation and its last answer's status, as of one moment."""
+    check_id(conversation_id)
+    row = _WITH_LEAF.row(owner=user.pk, id=conversation_id)
+    if row is None:
+        raise NotFound
+    *fields, status = row
+    return Conversation.from_db("default", _columns(), fields), status
+
+
+def _columns() -> list[str]:
+    return [field.attname for field in Conversation._meta.concrete_fields]
+
+
+_WITH_LEAF = Select(
+    lambda: (
+        Conversation.objects.owned_by(given(Conversation, "owner"))
+        .filter(pk=given(Conversation, "id"))
+        .values_list(*_columns(), "active_leaf__status")
+    )
+)
 
 
 def page_of(
@@ -128,24 +150,30 @@ def _as_row(message: Said) -> dict[str, Any]:
 
 
 def _path_from_database(conversation_id: int, leaf_id: int) -> list[Said]:
-    rows = {
-        row.pk: row
-        for row in Message.objects.filter(conversation_id=conversation_id).only(
-            "number",
-            "parent_id",
-            "role",
-            "content",
-            "status",
-            "finish_reason",
-            "sources",
-        )
-    }
+    rows = {}
     versions: dict[int | None, list[int]] = {}
-    for row in rows.values():
-        versions.setdefault(row.parent_id, []).append(row.number)
+    for pk, parent_id, number, *fields in _MESSAGES.rows(conversation=conversation_id):
+        rows[pk] = parent_id, number, fields
+        versions.setdefault(parent_id, []).append(number)
     path = []
     node = rows.get(leaf_id)
     while node is not None:
-        path.append(said(node, sorted(versions[node.parent_id])))
-        node = rows.get(node.parent_id) if node.parent_id else None
+        parent_id, number, fields = node
+        siblings = versions[parent_id]
+        path.append(
+            Said(
+                message_id=number,
+                **dict(zip(_FIELDS, fields, strict=True)),
+                siblings=sorted(siblings) if len(siblings) > 1 else [],
+            )
+        )
+        node = rows.get(parent_id)
     return path[::-1]
+
+
+_FIELDS = ("role", "content", "status", "finish_reason", "sources")
+_MESSAGES = Select(
+    lambda: Message.objects.filter(
+        conversation=given(Message, "conversation")
+    ).values_list("pk", "parent_id", "number", *_FIELDS)
+)

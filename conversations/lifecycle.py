@@ -17,6 +17,7 @@ from llmbackend.chat_models import provider_for, usable_provider_for
 from llmbackend.config import Provider
 from llmbackend.crypto import origin_of, seal, unseal
 from llmbackend.errors import StoredKeyUnreadable
+from llmbackend.prepared import Insert
 
 
 class Changes(TypedDict, total=False):
@@ -49,7 +50,7 @@ def create(
         if made is not None:
             return Conversation.objects.owned_by(owner).fetch(int(made))
         now = timezone.now()
-        conversation = Conversation.objects.create(
+        conversation = Conversation(
             owner=owner,
             title=title,
             model=model,
@@ -57,8 +58,12 @@ def create(
             created_at=now,
             updated_at=now,
         )
+        _ADD.run(conversation)
         idempotency.settle(owner, key, made=str(conversation.pk))
     return conversation
+
+
+_ADD = Insert(Conversation)
 
 
 def sealed(api_key: str, *, owner: User, provider: Provider) -> str:

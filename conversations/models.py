@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
+from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
 from django.conf import settings
@@ -14,6 +15,7 @@ from llmbackend.errors import NotFound
 
 if TYPE_CHECKING:
     from accounts.models import User
+    from llmbackend.prepared import Parameter
 
 
 def random_id() -> int:
@@ -21,25 +23,32 @@ def random_id() -> int:
     return secrets.randbelow(2**53 - 1) + 1
 
 
+def check_id(conversation_id: int) -> None:
+    """Raise NotFound for a number no conversation can have."""
+    if not 0 < conversation_id < 2**53:
+        raise NotFound
+
+
 class ConversationQuerySet(models.QuerySet["Conversation"]):
     """The only door to a user's conversations."""
 
-    def owned_by(self, user: User) -> Self:
+    def owned_by(self, user: User | Parameter) -> Self:
         return self.filter(owner=user)
 
     def newest_first(self) -> Self:
         """By last turn, the latest first."""
         return self.order_by("-updated_at", "-id")
 
-    def older_than(self, other: Conversation) -> Self:
-        """What newest_first() puts after `other`."""
-        not_later = self.filter(updated_at__lte=other.updated_at)
-        return not_later.exclude(updated_at=other.updated_at, pk__gte=other.pk)
+    def older_than(
+        self, *, updated_at: datetime | Parameter, pk: int | Parameter
+    ) -> Self:
+        """What newest_first() puts after the conversation that has these."""
+        not_later = self.filter(updated_at__lte=updated_at)
+        return not_later.exclude(updated_at=updated_at, pk__gte=pk)
 
     def fetch(self, conversation_id: int) -> Conversation:
         """Like get(), but raises NotFound, also for a number no row can have."""
-        if not 0 < conversation_id < 2**53:
-            raise NotFound
+        check_id(conversation_id)
         found = self.filter(pk=conversation_id).first()
         if found is None:
             raise NotFound

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Count, F, Max, Q, QuerySet
+from django.db.models import Exists, F, QuerySet
 from django.utils import timezone
 
 from accounts import idempotency
@@ -18,7 +18,7 @@ from accounts.models import User
 from conversations import usage
 from conversations.branches import Node, nodes_of, path_to, place_of
 from conversations.history import Said, closed_path
-from conversations.models import Conversation, Message
+from conversations.models import Conversation, Message, check_id
 from conversations.titles import made_of
 from conversations.usage import Spent
 from conversations.writers import beat, held_by, interrupt_orphans, lock, touch
@@ -30,6 +30,7 @@ from llmbackend.errors import (
     NotFound,
     NothingToContinue,
 )
+from llmbackend.prepared import Insert, Select, SelectObject, Update, given
 
 Role, Status = Message.Role, Message.Status
 
@@ -153,8 +154,7 @@ def _open_turn(
     user: User, conversation_id: int, asked: Asked, writer: uuid.UUID, key: Once | None
 ) -> Turn | str:
     with transaction.atomic():
-        owned = Conversation.objects.owned_by(user).select_for_update()
-        conversation = owned.fetch(conversation_id)
+        conversation = _locked(user, conversation_id)
         user.grant.require_model(conversation.model)
         made = idempotency.claim(user, key)
         if made is not None:
@@ -168,11 +168,11 @@ def _open_turn(
         new = _New(conversation, last + 1, _Writing(provider, writer, now))
         rows = _rows(new, asked)
         titled = "" if conversation.title else made_of(rows.question.content)
-        Conversation.objects.filter(pk=conversation.pk).update(
-            active_leaf=rows.answer,
+        _BEGUN.run(
+            id=conversation.pk,
+            active_leaf=rows.answer.pk,
             title=conversation.title or titled,
             updated_at=now,
-            version=F("version") + 1,
         )
         idempotency.settle(user, key, made=made_by(rows.answer))
     # Redis is asked after the commit: a slow one must not hold the write lock.
@@ -219,13 +219,47 @@ class _Writing:
     now: datetime
 
 
+def _locked(user: User, conversation_id: int) -> Conversation:
+    """An owned conversation, which nobody else changes now; raises NotFound."""
+    check_id(conversation_id)
+    conversation = _OWNED.first(owner=user.pk, id=conversation_id)
+    if conversation is None:
+        raise NotFound
+    return conversation
+
+
+_OWNED = SelectObject(
+    lambda: (
+        Conversation.objects.owned_by(given(Conversation, "owner"))
+        .filter(pk=given(Conversation, "id"))
+        .select_for_update()
+    )
+)
+_BEGUN = Update(
+    lambda: Conversation.objects.filter(pk=given(Conversation, "id")),
+    lambda: {
+        "active_leaf": given(Conversation, "active_leaf"),
+        "title": given(Conversation, "title"),
+        "updated_at": given(Conversation, "updated_at"),
+        "version": F("version") + 1,
+    },
+)
+_ADD_MESSAGE = Insert(Message)
+
+
 def _numbered(conversation: Conversation) -> tuple[int, bool]:
     """The last message's number, and whether an answer is being written."""
-    found = _messages(conversation).aggregate(
-        last=Max("number", default=0),
-        running=Count("pk", filter=Q(status=Status.STREAMING)),
-    )
-    return found["last"], bool(found["running"])
+    last, running = _LAST.row(conversation=conversation.pk) or (0, False)
+    return last, bool(running)
+
+
+def _last() -> QuerySet[Message, tuple[Any, ...]]:
+    messages = Message.objects.filter(conversation=given(Message, "conversation"))
+    running = Exists(messages.filter(status=Status.STREAMING))
+    return messages.order_by("-number").values_list("number", running)[:1]
+
+
+_LAST = Select(_last)
 
 
 def _rows(new: _New, asked: Asked) -> _Rows:
@@ -270,7 +304,7 @@ class _New:
     writing: _Writing
 
     def question(self, text: str, parent_id: int | None) -> Message:
-        return Message.objects.create(
+        question = Message(
             conversation=self.conversation,
             number=self.number,
             parent_id=parent_id,
@@ -279,9 +313,11 @@ class _New:
             created_at=self.writing.now,
             finished_at=self.writing.now,
         )
+        _ADD_MESSAGE.run(question)
+        return question
 
     def answer(self, question: Message) -> Message:
-        return Message.objects.create(
+        answer = Message(
             conversation=self.conversation,
             number=max(self.number, question.number + 1),
             parent=question,
@@ -292,6 +328,8 @@ class _New:
             writer_id=self.writing.writer,
             created_at=self.writing.now,
         )
+        _ADD_MESSAGE.run(answer)
+        return answer
 
 
 def _reopened(answer: Message, model: str, writing: _Writing) -> Message:
@@ -362,25 +400,42 @@ def close_turn(*, turn: Turn, writer: uuid.UUID, outcome: Outcome) -> bool:
 
     That is so after a take-over and after the conversation's deletion.
     """
-    fields: dict[str, Any] = {
-        "content": outcome.text,
-        "reasoning": outcome.reasoning,
-        "status": outcome.status,
-        "finish_reason": outcome.finish_reason[:64],
-        "error_code": outcome.error_code,
-        "prompt_tokens": outcome.prompt_tokens,
-        "completion_tokens": outcome.completion_tokens,
-        "tokens_estimated": outcome.tokens_estimated,
-        "first_token_at": outcome.first_token_at,
-        "finished_at": timezone.now(),
-        "writer": None,
-    }
     lock(turn.conversation_id)
-    if not held_by(writer).filter(pk=turn.answer_pk).update(**fields):
+    ended = _ENDED.run(
+        id=turn.answer_pk,
+        held_by=writer,
+        content=outcome.text,
+        reasoning=outcome.reasoning,
+        status=outcome.status,
+        finish_reason=outcome.finish_reason[:64],
+        error_code=outcome.error_code,
+        prompt_tokens=outcome.prompt_tokens,
+        completion_tokens=outcome.completion_tokens,
+        tokens_estimated=outcome.tokens_estimated,
+        first_token_at=outcome.first_token_at,
+        finished_at=timezone.now(),
+    )
+    if not ended:
         return False
     _note_usage(turn, outcome)
     touch(turn.conversation_id)
     return True
+
+
+_END = (
+    *("content", "reasoning", "status", "finish_reason", "error_code"),
+    *("prompt_tokens", "completion_tokens", "tokens_estimated"),
+    *("first_token_at", "finished_at"),
+)
+_ENDED = Update(
+    lambda: held_by(given(Message, "writer", "held_by")).filter(
+        pk=given(Message, "id")
+    ),
+    lambda: {
+        **{name: given(Message, name) for name in _END},
+        "writer": None,
+    },
+)
 
 
 def _note_usage(turn: Turn, outcome: Outcome) -> None:

@@ -12,6 +12,7 @@ from django.utils import timezone
 from accounts.models import User
 from conversations.models import Message, Usage
 from llmbackend.chat_models import QUOTE, context_window
+from llmbackend.prepared import Update, given
 from llmbackend.token_counts import tokens
 
 
@@ -45,13 +46,21 @@ class DayOfModel:
 def note(*, owner_id: int, model: str, spent: Spent) -> None:
     """Add to what a user spent today, in the caller's transaction."""
     today = timezone.now().date()
-    row = Usage.objects.filter(owner=owner_id, day=today, model=model)
-    more = {name: F(name) + getattr(spent, name) for name in Spent.__slots__}
-    if not row.update(**more):
+    more = {name: getattr(spent, name) for name in Spent.__slots__}
+    of_today = {"owner": owner_id, "day": today, "model": model, **more}
+    if not _ADDED.run(**of_today):
         # Another answer may do the same just now: the row is made once, then added to.
         empty = Usage(owner_id=owner_id, day=today, model=model)
         Usage.objects.bulk_create([empty], ignore_conflicts=True)
-        row.update(**more)
+        _ADDED.run(**of_today)
+
+
+_ADDED = Update(
+    lambda: Usage.objects.filter(
+        **{name: given(Usage, name) for name in ("owner", "day", "model")}
+    ),
+    lambda: {name: F(name) + given(Usage, name) for name in Spent.__slots__},
+)
 
 
 def spent_by_day(*, owner: User, since: date, until: date) -> list[DayOfModel]:

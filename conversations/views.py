@@ -13,6 +13,7 @@ from accounts.idempotency import once
 from accounts.models import User
 from conversations import branches, lifecycle
 from conversations.history import Said, history, page_of
+from conversations.listing import listed
 from conversations.models import Conversation, Message
 from conversations.serializers import (
     BranchSerializer,
@@ -62,13 +63,12 @@ class ConversationViewSet(viewsets.ViewSet):
         asked = ListSerializer(data=request.query_params)
         asked.is_valid(raise_exception=True)
         before, limit = (asked.validated_data.get(n) for n in ("before", "limit"))
-        mine = Conversation.objects.owned_by(cast(User, request.user))
-        listed = mine.newest_first()
-        if before is not None:
-            listed = listed.older_than(mine.fetch(before))
-        rows = listed.values_list("pk", "title", "created_at")
         # One more than the page, to know whether it is the last.
-        found = list(rows if limit is None else rows[: limit + 1])
+        found = listed(
+            owner=cast(User, request.user),
+            before=before,
+            limit=None if limit is None else limit + 1,
+        )
         page = found[:limit]
         body = [
             {

@@ -15,6 +15,7 @@ from django.db.models.functions import Now
 
 from conversations.models import Conversation, Message, Writer
 from conversations.usage import note_interrupted
+from llmbackend.prepared import Parameter, Select, Update, given
 
 SILENT = timedelta(seconds=6)
 FORGOTTEN = timedelta(hours=1)
@@ -40,6 +41,8 @@ class Held:
 
 def beat(writer: uuid.UUID) -> None:
     """Say that `writer` lives, in the caller's transaction; adds its row if need be."""
+    if _BEAT.run(id=writer):
+        return
     now = Writer(
         pk=writer, host=socket.gethostname(), pid=os.getpid(), heartbeat_at=Now()
     )
@@ -49,6 +52,12 @@ def beat(writer: uuid.UUID) -> None:
         unique_fields=["id"],
         update_fields=["heartbeat_at"],
     )
+
+
+_BEAT = Update(
+    lambda: Writer.objects.filter(pk=given(Writer, "id")),
+    lambda: {"heartbeat_at": Now()},
+)
 
 
 def tick(*, writer: uuid.UUID, grown: Sequence[Growth]) -> Held:
@@ -64,19 +73,33 @@ def tick(*, writer: uuid.UUID, grown: Sequence[Growth]) -> Held:
 def _checkpoint(writer: uuid.UUID, grown: Sequence[Growth]) -> Held:
     beat(writer)
     for growth in grown:
-        held_by(writer).filter(pk=growth.answer_pk).update(
-            content=growth.text, reasoning=growth.reasoning
+        _GROWN.run(
+            id=growth.answer_pk,
+            writer=writer,
+            content=growth.text,
+            reasoning=growth.reasoning,
         )
-    rows = list(held_by(writer).values_list("pk", "stop_requested"))
+    rows = _HELD.rows(writer=writer)
     return Held(
         open=frozenset(pk for pk, _ in rows),
         to_stop=frozenset(pk for pk, stop in rows if stop),
     )
 
 
-def held_by(writer: uuid.UUID) -> QuerySet[Message]:
+def held_by(writer: uuid.UUID | Parameter) -> QuerySet[Message]:
     """The answers `writer` may still write: every write of an answer goes through."""
     return Message.objects.filter(status=STREAMING, writer=writer)
+
+
+def _held() -> QuerySet[Message]:
+    return held_by(given(Message, "writer"))
+
+
+_HELD = Select(lambda: _held().values_list("pk", "stop_requested"))
+_GROWN = Update(
+    lambda: _held().filter(pk=given(Message, "id")),
+    lambda: {name: given(Message, name) for name in ("content", "reasoning")},
+)
 
 
 def orphans() -> QuerySet[Message]:
@@ -135,10 +158,17 @@ def lock(conversation_id: int) -> None:
     """
     if not connection.features.has_select_for_update:
         return
-    row = Conversation.objects.select_for_update().filter(pk=conversation_id)
-    row.values_list("pk").first()
+    _LOCKED.rows(id=conversation_id)
 
 
 def touch(conversation_id: int) -> None:
     """Raise a conversation's version, in the transaction that changed it."""
-    Conversation.objects.filter(pk=conversation_id).update(version=F("version") + 1)
+    _CHANGED.run(id=conversation_id)
+
+
+def _conversation() -> QuerySet[Conversation]:
+    return Conversation.objects.filter(pk=given(Conversation, "id"))
+
+
+_LOCKED = Select(lambda: _conversation().select_for_update().values_list("pk"))
+_CHANGED = Update(_conversation, lambda: {"version": F("version") + 1})

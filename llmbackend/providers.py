@@ -16,6 +16,7 @@ from typing import Any
 
 import aiohttp
 import httpx2
+import msgspec
 import openai
 from openai import AsyncOpenAI, DefaultAioHttpClient, Omit
 
@@ -61,11 +62,61 @@ def provider_for(model: str, *, config: Config) -> Provider:
     raise UnknownModel(f"No configured provider serves the model “{model[:100]}”.")
 
 
+class ProviderClient(AsyncOpenAI):
+    """
+    The SDK's client, which also opens a stream without the SDK's way there.
+
+    That way costs .4 ms of every answer, for what the transport's hooks do here.
+    """
+
+    def __init__(self, *, base_url: str, transport: httpx2.AsyncClient) -> None:
+        super().__init__(
+            api_key="given with each request",
+            base_url=base_url,
+            max_retries=0,
+            http_client=transport,
+        )
+        # The SDK takes these from the environment; they are not for every provider.
+        self.organization = self.project = None
+        self._transport = transport
+        self._stream_url = self.base_url.join("chat/completions")
+        self._stream_headers = {
+            "Accept": "application/json",
+            # The bytes are read raw; compressed ones would have no bound.
+            "Accept-Encoding": "identity",
+            "Content-Type": "application/json",
+            "User-Agent": self.user_agent,
+        }
+
+    async def open_stream(
+        self, body: Mapping[str, Any], *, api_key: str, connect: float
+    ) -> httpx2.Response:
+        """
+        Post `body` to /chat/completions; the response, its bytes not read yet.
+
+        `connect`: seconds for a connection, whether new or from the pool. Raises
+        FAILURES, and ProviderAuth for a key no header can hold.
+        """
+        headers = self._stream_headers.copy()
+        if api_key:
+            headers["Authorization"] = _bearer(api_key)
+        request = httpx2.Request(
+            "POST",
+            self._stream_url,
+            content=msgspec.json.encode(body),
+            headers=headers,
+            extensions={
+                "timeout": httpx2.Timeout(None, connect=connect, pool=connect).as_dict()
+            },
+        )
+        return await self._transport.send(request, stream=True, follow_redirects=False)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
     """A client, and the key to send with it; an empty key is not sent."""
 
-    client: AsyncOpenAI
+    client: ProviderClient
     api_key: str
 
 
@@ -78,9 +129,9 @@ class Clients:
     """
 
     def __init__(self) -> None:
-        self._clients: dict[str, AsyncOpenAI] = {}
+        self._clients: dict[str, ProviderClient] = {}
 
-    def client_for(self, provider: Provider) -> AsyncOpenAI:
+    def client_for(self, provider: Provider) -> ProviderClient:
         """The provider's client, made at the first call."""
         client = self._clients.get(provider.base_url)
         if client is None:
@@ -100,11 +151,13 @@ def authorization(api_key: str) -> dict[str, str | Omit]:
 
     Raise ProviderAuth for a key no header can hold.
     """
-    if not api_key:
-        return {"Authorization": Omit()}
+    return {"Authorization": _bearer(api_key) if api_key else Omit()}
+
+
+def _bearer(api_key: str) -> str:
     if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
         raise ProviderAuth
-    return {"Authorization": f"Bearer {api_key}"}
+    return f"Bearer {api_key}"
 
 
 @contextmanager
@@ -163,22 +216,14 @@ def log_complaint(said: str, *, provider: str, api_key: str) -> None:
     logger.warning("Provider %s failed: %r", provider, said)
 
 
-def _client(base_url: str) -> AsyncOpenAI:
-    http_client = DefaultAioHttpClient(
+def _client(base_url: str) -> ProviderClient:
+    transport = DefaultAioHttpClient(
         trust_env=False,
         follow_redirects=False,
         limits=httpx2.Limits(max_connections=CONNECTIONS, keepalive_expiry=60.0),
         event_hooks={"response": [_refuse_failures]},
     )
-    client = AsyncOpenAI(
-        api_key="given with each request",
-        base_url=base_url,
-        max_retries=0,
-        http_client=http_client,
-    )
-    # The SDK takes these from the environment; they are not for every provider.
-    client.organization = client.project = None
-    return client
+    return ProviderClient(base_url=base_url, transport=transport)
 
 
 async def _refuse_failures(response: httpx2.Response) -> None:

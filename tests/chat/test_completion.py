@@ -1,0 +1,72 @@
+"""chat.completion: the quick way through a chunk says what the general way says."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import example, given, strategies as st
+
+from chat.completion import Completion, Delta
+
+odd = st.none() | st.integers(-1, 2) | st.text(max_size=3) | st.booleans()
+texts = st.text(st.characters(codec="utf-8"), max_size=5)
+deltas = st.fixed_dictionaries(
+    {},
+    optional={
+        "content": texts | odd | st.lists(st.just({"text": "part"}), max_size=2),
+        "reasoning_content": texts | odd,
+        "reasoning": texts | odd,
+        "tool_calls": st.just([{"id": "x"}]),
+    },
+)
+choices = st.fixed_dictionaries(
+    {},
+    optional={
+        "index": odd,
+        "delta": deltas | odd,
+        "message": deltas,
+        "finish_reason": st.sampled_from(["stop", "sensitive", "abort"]) | odd,
+        "logprobs": st.none(),
+    },
+)
+usages = st.fixed_dictionaries({"prompt_tokens": odd, "completion_tokens": odd})
+chunks = st.fixed_dictionaries(
+    {},
+    optional={
+        "choices": st.lists(choices | odd, max_size=3) | odd,
+        "usage": usages | odd,
+        "error": odd | st.just({"message": "overloaded"}),
+        "model": texts,
+    },
+)
+
+
+@given(st.lists(chunks, min_size=1, max_size=4))
+@example([{"choices": [{"delta": {"content": "a"}}, {"index": 0, "delta": None}]}])
+@example([{"choices": [{"index": 1, "delta": {"content": "a"}}]}])
+@example([{"choices": [{"delta": {"content": "a"}, "finish_reason": "abort"}]}])
+def test_both_ways_agree(sent: list[dict[str, Any]]) -> None:
+    # NaN is JSON to Python's decoder alone, so that nothing goes the quick way.
+    general = [{**chunk, "nan": float("nan")} for chunk in sent]
+
+    assert heard(sent) == heard(general)
+
+
+def heard(sent: list[dict[str, Any]]) -> list[Any]:
+    completion = Completion(max_characters=1000, max_line=10_000)
+    told: list[Any] = []
+    for chunk in sent:
+        if completion.ended:
+            break
+        told.append(said(completion.feed(f"data: {json.dumps(chunk)}\n\n".encode())))
+    told += [said(completion.close()), completion.finish_reason, completion.complaint]
+    try:
+        told.append(completion.outcome())
+    except Exception as exc:  # noqa: BLE001  Which one it is must agree, too.
+        told.append(type(exc))
+    return told
+
+
+def said(delta: Delta | None) -> tuple[str, str] | None:
+    return None if delta is None else (delta.text, delta.reasoning)

@@ -1,0 +1,153 @@
+"""Statements written once, beside what the ORM does with the same query."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db.models import F
+from django.utils import timezone
+
+from conversations.models import Conversation, Message, Usage, Writer
+from llmbackend.prepared import Insert, Select, SelectObject, Update, given
+from tests.conftest import make_user
+
+
+@pytest.fixture
+def alice(database: None) -> Any:
+    return make_user("alice")
+
+
+@pytest.fixture
+def conversation(alice: Any) -> Conversation:
+    return conversation_of(alice, "Rust")
+
+
+def conversation_of(owner: Any, title: str) -> Conversation:
+    now = timezone.now()
+    return Conversation.objects.create(
+        owner=owner, title=title, model="gpt-4o", created_at=now, updated_at=now
+    )
+
+
+OWNED = Select(
+    lambda: (
+        Conversation.objects.owned_by(given(Conversation, "owner"))
+        .newest_first()
+        .values_list("pk", "title", "created_at")
+    )
+)
+
+
+def test_rows_are_converted_as_the_orm_does(alice: Any) -> None:
+    for title in ["a", "%s", "后"]:
+        conversation_of(alice, title)
+    rows = list(
+        Conversation.objects.owned_by(alice)
+        .newest_first()
+        .values_list("pk", "title", "created_at")
+    )
+
+    assert OWNED.rows(owner=alice.pk) == rows
+    assert OWNED.rows(owner=alice.pk, limit=2) == rows[:2]
+    assert OWNED.row(owner=alice.pk) == rows[0]
+    assert OWNED.rows(owner=alice.pk + 1) == []
+    assert OWNED.row(owner=alice.pk + 1) is None
+
+
+def test_each_call_has_values_of_its_own(alice: Any, conversation: Any) -> None:
+    bob = make_user("bob")
+    his = conversation_of(bob, "Go")
+
+    assert [row[0] for row in OWNED.rows(owner=alice.pk)] == [conversation.pk]
+    assert [row[0] for row in OWNED.rows(owner=bob.pk)] == [his.pk]
+
+
+def test_an_object_is_whole(conversation: Any) -> None:
+    select = SelectObject(
+        lambda: Conversation.objects.filter(pk=given(Conversation, "id"))
+    )
+
+    found = select.first(id=conversation.pk)
+
+    assert found is not None
+    assert vars(found).keys() == vars(Conversation.objects.get()).keys()
+    assert {**vars(found), "_state": None} == {
+        **vars(Conversation.objects.get()),
+        "_state": None,
+    }
+    assert not found._state.adding
+    assert select.first(id=conversation.pk + 1) is None
+
+
+def test_an_inserted_row_is_what_create_makes(conversation: Any) -> None:
+    writer = Writer.objects.create(host="h", pid=1, heartbeat_at=timezone.now())
+    fields = {
+        "conversation": conversation,
+        "role": "assistant",
+        "content": "100 % of it, 'quoted' \\ 世界",
+        "sources": [{"id": 1, "text": "世"}],
+        "first_token_at": timezone.now() - timedelta(days=1),
+        "created_at": timezone.now(),
+        "writer": writer,
+    }
+    made = Message(number=1, **fields)
+
+    Insert(Message).run(made)
+
+    twin = Message.objects.create(number=2, **fields)
+    stored, [expected] = (
+        Message.objects.get(pk=made.pk),
+        Message.objects.filter(number=2),
+    )
+    for field in Message._meta.concrete_fields:
+        if field.name not in {"id", "number"}:
+            assert getattr(stored, field.attname) == getattr(expected, field.attname)
+    assert twin.pk > made.pk
+
+
+def test_a_row_that_has_its_key_keeps_it(alice: Any) -> None:
+    now = timezone.now()
+    new = Conversation(
+        owner=alice, title="T", model="m", created_at=now, updated_at=now
+    )
+    key = new.pk
+
+    Insert(Conversation).run(new)
+
+    assert Conversation.objects.get().pk == new.pk == key
+    new.title = "U"
+    new.save()  # It is known to be stored.
+    assert Conversation.objects.get().title == "U"
+
+
+def test_an_update_says_how_many_rows_there_were(alice: Any) -> None:
+    usage = Usage.objects.create(owner=alice, day="2026-01-02", model="m", answers=3)
+    update = Update(
+        lambda: Usage.objects.filter(
+            owner=given(Usage, "owner"), day=given(Usage, "day")
+        ),
+        lambda: {"answers": F("answers") + given(Usage, "answers"), "model": "n"},
+    )
+
+    assert update.run(owner=alice.pk, day=usage.day, answers=4) == 1
+    assert update.run(owner=alice.pk + 1, day=usage.day, answers=4) == 0
+    usage.refresh_from_db()
+    assert (usage.answers, usage.model) == (7, "n")
+
+
+def test_values_are_stored_as_their_fields_store_them(conversation: Any) -> None:
+    pk = uuid.uuid4()
+    writer = Writer.objects.create(pk=pk, host="h", pid=1, heartbeat_at=timezone.now())
+    found = Select(lambda: Writer.objects.filter(pk=given(Writer, "id")).values_list())
+
+    assert found.rows(id=pk) == list(Writer.objects.values_list())
+    assert found.rows(id=str(pk)) == found.rows(id=pk)
+    assert writer.pk == pk
+
+
+def test_a_missing_value_is_a_mistake(conversation: Any) -> None:
+    with pytest.raises(KeyError, match="owner"):
+        OWNED.rows()
