@@ -66,7 +66,7 @@ TEMPLATES = [
 ]
 
 SQLITE = {
-    "ENGINE": "django.db.backends.sqlite3",
+    "ENGINE": "llmbackend.sqlite",
     "NAME": CONFIG.sqlite.path,
     "OPTIONS": {
         "timeout": 20,

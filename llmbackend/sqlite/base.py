@@ -1,0 +1,53 @@
+"""
+One write transaction at a time, in the order of their coming.
+
+SQLite has one writer at a time. Who finds it busy asks again after a sleep, of up to a
+tenth of a second: among the threads of one process, the lock is then free for most of
+the time, and who comes last may go first. Here they wait for each other; other
+processes are waited for as ever.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from django.db.backends.sqlite3 import base
+
+WAIT = 20.0
+_turn = threading.Lock()
+
+
+class DatabaseWrapper(base.DatabaseWrapper):
+    """A connection whose transactions wait for their turn."""
+
+    _has_turn = False
+
+    def _start_transaction_under_autocommit(self) -> None:
+        # Whoever waits in vain is told by SQLite that it is locked.
+        self._has_turn = _turn.acquire(timeout=WAIT)
+        try:
+            super()._start_transaction_under_autocommit()  # type: ignore[misc]
+        except BaseException:
+            self._end_turn()
+            raise
+
+    def _commit(self) -> None:
+        super()._commit()  # type: ignore[misc]
+        self._end_turn()
+
+    def _rollback(self) -> None:
+        try:
+            super()._rollback()  # type: ignore[misc]
+        finally:
+            self._end_turn()
+
+    def _close(self) -> None:
+        try:
+            super()._close()  # type: ignore[misc]
+        finally:
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        if self._has_turn:
+            self._has_turn = False
+            _turn.release()

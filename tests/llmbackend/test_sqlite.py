@@ -1,0 +1,153 @@
+"""llmbackend.sqlite: the threads of a process write one after the other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import OperationalError
+
+from llmbackend.sqlite.base import DatabaseWrapper
+
+THREADS, WRITES = 8, 25
+
+
+class Connections:
+    """Connections to one database, none of which waits for SQLite's lock."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self.connection() as made, made.cursor() as cursor:
+            cursor.execute("CREATE TABLE counter (n INTEGER)")
+            cursor.execute("INSERT INTO counter VALUES (0)")
+
+    @contextmanager
+    def connection(self) -> Iterator[Any]:
+        settings = {
+            "NAME": self._path,
+            "OPTIONS": {"timeout": 0, "transaction_mode": "IMMEDIATE"},
+            "AUTOCOMMIT": True,
+            "TIME_ZONE": None,
+            "CONN_MAX_AGE": None,
+            "CONN_HEALTH_CHECKS": False,
+        }
+        made = DatabaseWrapper(settings, "counter")
+        try:
+            yield made
+        finally:
+            made.close()
+
+    def count(self) -> int:
+        with self.connection() as made, made.cursor() as cursor:
+            return int(cursor.execute("SELECT n FROM counter").fetchone()[0])
+
+
+@pytest.fixture
+def connections(database: None, tmp_path: Path) -> Connections:
+    return Connections(tmp_path / "counter.db")
+
+
+def begin(connection: Any) -> None:
+    connection.set_autocommit(
+        False, force_begin_transaction_with_broken_autocommit=True
+    )
+
+
+def add_one(connection: Any) -> None:
+    begin(connection)
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE counter SET n = n + 1")
+    connection.commit()
+    connection.set_autocommit(True)
+
+
+def on_another_thread(work: Callable[[], object]) -> None:
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as exc:  # noqa: BLE001  It is raised below.
+            raised.append(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    if raised:
+        raise raised[0]
+
+
+def test_threads_wait_for_each_other_and_not_for_sqlite(
+    connections: Connections,
+) -> None:
+    failed: list[Exception] = []
+
+    def write() -> None:
+        with connections.connection() as connection:
+            for _ in range(WRITES):
+                try:
+                    add_one(connection)
+                except OperationalError as exc:
+                    failed.append(exc)
+
+    threads = [threading.Thread(target=write) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert not failed
+    assert connections.count() == THREADS * WRITES
+
+
+@pytest.mark.parametrize("how", ["rollback", "close"])
+def test_a_transaction_that_was_given_up_keeps_nobody_waiting(
+    connections: Connections, how: str
+) -> None:
+    with connections.connection() as connection:
+        begin(connection)
+        getattr(connection, how)()
+        on_another_thread(lambda: _write(connections))
+
+    assert connections.count() == 1
+
+
+def test_a_commit_that_fails_keeps_nobody_waiting(connections: Connections) -> None:
+    with connections.connection() as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE parent (id INTEGER PRIMARY KEY)")
+        cursor.execute(
+            "CREATE TABLE child (up REFERENCES parent DEFERRABLE INITIALLY DEFERRED)"
+        )
+        begin(connection)
+        cursor.execute("INSERT INTO child VALUES (7)")
+        with pytest.raises(Exception, match="FOREIGN KEY"):
+            connection.commit()
+        connection.rollback()
+        on_another_thread(lambda: _write(connections))
+
+    assert connections.count() == 1
+
+
+def test_who_is_told_that_it_is_locked_keeps_nobody_waiting(
+    connections: Connections,
+) -> None:
+    with connections.connection() as holder, connections.connection() as connection:
+        # As another process would, which takes no turn here.
+        holder.ensure_connection()
+        holder.connection.execute("BEGIN IMMEDIATE")
+        with pytest.raises(OperationalError, match="locked"):
+            begin(connection)
+        holder.connection.rollback()
+        on_another_thread(lambda: _write(connections))
+
+    assert connections.count() == 1
+
+
+def _write(connections: Connections) -> None:
+    with connections.connection() as connection:
+        add_one(connection)
