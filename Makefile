@@ -6,6 +6,14 @@ export PYTHON
 VENV := .venv/bin/python
 # What a page in the browser tests imports; they are skipped where there is no npm.
 PACKAGES := tests/browser/node_modules
+# What stands or falls with the database: transactions, locks, constraints.
+ON_POSTGRESQL := tests/test_idempotency.py tests/accounts/test_account.py \
+	tests/accounts/test_logins.py tests/accounts/test_register.py tests/chat/test_versions.py \
+	tests/conversations/test_change.py tests/conversations/test_commands.py \
+	tests/conversations/test_delete.py tests/conversations/test_turns.py \
+	tests/conversations/test_writers.py tests/rag/test_check_index.py \
+	tests/rag/test_documents.py tests/rag/test_indexes.py tests/rag/test_ingestion.py \
+	tests/rag/test_kills.py
 
 help: ## List what there is (plain `make`)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -16,6 +24,9 @@ run: ## Start the server: http://localhost:8080, or what config.yaml says
 
 test: environment $(PACKAGES) ## Run the tests
 	@$(VENV) -m pytest -n auto $(ARGS)
+
+test-postgresql: environment ## Run those tests on PostgreSQL that depend on it most
+	@TESTS_DATABASE=postgresql $(VENV) -m pytest -n auto $(ON_POSTGRESQL) $(ARGS)
 
 check: check-format check-lint check-types check-imports check-migrations check-deploy ## Check all else: format, lint, types, imports, migrations, deployment
 
@@ -74,4 +85,4 @@ check-migrations: environment
 check-deploy: environment
 	LLMBACKEND_CONFIG=tests/production.yaml $(VENV) manage.py check --deploy --fail-level WARNING
 
-.PHONY: help run test check bench bench-answers bench-embedding bench-ingestion bench-retrieval bench-search chaos soak format clean environment check-format check-lint check-types check-imports check-migrations check-deploy
+.PHONY: help run test test-postgresql check bench bench-answers bench-embedding bench-ingestion bench-retrieval bench-search chaos soak format clean environment check-format check-lint check-types check-imports check-migrations check-deploy

@@ -17,7 +17,8 @@ from django.test.utils import setup_databases, teardown_databases
 
 from llmbackend import cache
 from llmbackend.config import Provider
-from tests import fake_provider, redis_server
+from tests import fake_provider, postgresql_server, redis_server
+from tests.postgresql_server import PostgreSQLServer
 
 PASSWORD = "correct horse battery"
 REDIS_PASSWORD = "canary-redis-password"
@@ -27,8 +28,23 @@ RAG = replace(django_settings.CONFIG.rag, default_embedding_model="local-ngram")
 
 
 @pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQLServer]:
+    """A PostgreSQL for all tests that ask for it; the run's own, where it is on one."""
+    port = django_settings.DATABASES["default"].get("PORT", 0)
+    with postgresql_server.running(port=port) as running:
+        yield running
+
+
+@pytest.fixture(scope="session", autouse=True)
+def database_server(request: pytest.FixtureRequest) -> None:
+    """What the database of the run needs, and those of servers that tests start."""
+    if postgresql_server.is_the_runs():
+        request.getfixturevalue("postgresql")
+
+
+@pytest.fixture(scope="session")
 def django_db_setup(
-    django_test_environment: None, django_db_blocker: Any
+    database_server: None, django_test_environment: None, django_db_blocker: Any
 ) -> Iterator[None]:
     """pytest-django makes a database only for tests that use its own fixtures."""
     with django_db_blocker.unblock():

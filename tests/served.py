@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import signal
-import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -16,17 +15,25 @@ from typing import Any
 
 import httpx2
 import psutil
+import psycopg
 import yaml
+
+from tests import postgresql_server
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 30.0
+# Of config.yaml, for what is about SQLite, whatever the test run is on.
+ON_SQLITE: dict[str, Any] = {"database": {"url": ""}, "jwt": {"secret": ""}}
 
 
 class ServeProcess:
     """
     A server on a free loopback port; `config` is laid over what a test needs anyway.
 
-    What it prints goes to `stdout` and `log` (standard error) in its directory.
+    Its database is that of its directory: an SQLite file or, where this test run is on
+    PostgreSQL, one of the run's server. What it prints goes to `stdout` and `log`
+    (standard error) in its directory.
     """
 
     program: Sequence[str] = ("manage.py",)
@@ -37,7 +44,9 @@ class ServeProcess:
         self.database = directory / "served.db"
         self.directory = directory
         self.config_file = self._file("config.yaml")
-        self.config_file.write_text(yaml.safe_dump(self._merged(config)))
+        merged = self._merged(config)
+        self.database_url = merged.get("database", {}).get("url", "")
+        self.config_file.write_text(yaml.safe_dump(merged))
 
     def _merged(self, config: dict[str, Any]) -> dict[str, Any]:
         needed: dict[str, Any] = {
@@ -46,12 +55,19 @@ class ServeProcess:
             "accounts": {"bcrypt_cost": 4},
             "local": {"enabled": False},
         }
+        if postgresql_server.is_the_runs():
+            needed |= postgresql_server.config_for(self.directory)
         for section, values in config.items():
             is_section = isinstance(values, dict)
             needed[section] = (
                 {**needed.get(section, {}), **values} if is_section else values
             )
         return needed
+
+    @property
+    def kind(self) -> str:
+        """Of its database: `SQLite` or `PostgreSQL`."""
+        return "PostgreSQL" if self.database_url else "SQLite"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -84,6 +100,17 @@ class ServeProcess:
             check=True,
         )
         return done.stdout
+
+    def query(self, statement: str) -> list[Any]:
+        """What a statement returns on the server's own database, and commits."""
+        session: Any
+        if self.database_url:
+            session = psycopg.connect(self.database_url)
+        else:
+            session = sqlite3.connect(self.database, timeout=20)
+        with contextlib.closing(session), session:
+            cursor = session.execute(statement)
+            return cursor.fetchall() if cursor.description else []
 
     def wait_until_ready(self) -> None:
         self.wait_for(self.is_ready)
@@ -162,19 +189,6 @@ def serving(
         yield server
     finally:
         server.kill()
-
-
-def free_port() -> int:
-    """
-    One that is free now, and is not given to a client before a server takes it.
-
-    Those that the kernel gives begin at 32768.
-    """
-    while True:
-        port = 20000 + secrets.randbelow(12768)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def fake_section(base_url: str) -> list[dict[str, Any]]:

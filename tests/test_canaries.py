@@ -9,6 +9,7 @@ import base64
 import json
 import logging
 import secrets
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from django.test import Client as AdminClient
 
 from accounts.models import ApiKey, User
 from conversations.models import Conversation, Message
-from tests import fake_provider, redis_server, served
+from tests import fake_provider, postgresql_server, redis_server, served
 from tests.conftest import PASSWORD, Client, Served, client_of, until_idle
 from tests.fake_provider import FakeProvider, Script, refusal
 
@@ -175,11 +176,22 @@ def forms_of(secret: bytes) -> list[bytes]:
     return [secret, secret.hex().encode(), *shifted]
 
 
-def files_of(database: Path) -> bytes:
-    """A SQLite database, its write-ahead log included."""
+def stored_in(database: Path | str) -> bytes:
+    """An SQLite file with its write-ahead log, or a dump of PostgreSQL at this URL."""
+    if isinstance(database, str):
+        dump = ["pg_dump", "--dbname", database]
+        return subprocess.run(dump, capture_output=True, check=True).stdout
     names = (database.name, f"{database.name}-wal", f"{database.name}-journal")
     files = (database.with_name(name) for name in names)
     return b"".join(file.read_bytes() for file in files if file.exists())
+
+
+def here() -> Path | str:
+    """Where this process keeps what it stores."""
+    place = connection.settings_dict
+    if connection.vendor == "sqlite":
+        return Path(place["NAME"])
+    return postgresql_server.url_of(place["NAME"], port=place["PORT"])
 
 
 class Keeping(logging.Handler):
@@ -225,7 +237,7 @@ def test_in_this_process_no_secret_is_anywhere(
     }
 
     answers = "\n".join(held.answers).encode()
-    files = files_of(Path(connection.settings_dict["NAME"]))
+    files = stored_in(here())
     pages = b"\n".join(admin_pages())
 
     # First that there is something to be searched.
@@ -285,7 +297,7 @@ def test_in_a_server_with_redis_no_secret_is_anywhere(tmp_path: Path) -> None:
     ):
         held = hold(client, provider, configured["provider key"])
         printed = process.stdout + process.log
-        files = files_of(process.database)
+        files = stored_in(process.database_url or process.database)
         commands = "\n".join(told())
     planted = {**held.planted, **configured}
     answers = "\n".join(held.answers)

@@ -23,7 +23,7 @@ from benchmarks.soak.readers import (
 )
 from benchmarks.soak.watched import Holdings, Watched
 from benchmarks.speed import conversations, percentile, sign_in
-from tests.served import free_port
+from tests.ports import free_port
 
 PIECES_A_SECOND = 2
 SETTLES_AFTER = 30.0

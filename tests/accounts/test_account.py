@@ -10,7 +10,7 @@ from django.db import connection
 from django.test import Client as Browser
 from redis import Redis
 
-from accounts.models import RevokedToken, Tally, User
+from accounts.models import RevokedToken, User
 from conversations.models import Writer
 from tests.chat.eventually import eventually
 from tests.chat.streams import SSE, events_in
@@ -246,24 +246,20 @@ class TestDeletion:
             assert eventually(lambda: as_alice.get(GUARDED).status_code == 401)
             assert User.objects.filter(username="alice").exists()
 
-            refused_deletion.delete()
+            refused_deletion()
 
             assert deleting.result().status_code == 200
         assert not User.objects.filter(username="alice").exists()
         assert as_mallory.get(GUARDED).status_code == 200
 
     @pytest.fixture
-    def refused_deletion(self, server):
-        """The database refuses to delete users as long as this row is there."""
-        trigger = (
-            "CREATE TRIGGER refuse BEFORE DELETE ON accounts_user"
-            " WHEN EXISTS (SELECT 1 FROM accounts_tally)"
-            " BEGIN SELECT RAISE(ABORT, 'FOREIGN KEY constraint failed'); END"
-        )
+    def refused_deletion(self, alice):
+        """The database refuses to delete Alice until this is called."""
         with connection.cursor() as cursor:
-            cursor.execute(trigger)
-            yield Tally.objects.create(key="refuse", count=1, ends_at=2**40)
-            cursor.execute("DROP TRIGGER refuse")
+            cursor.execute("CREATE TABLE held (who BIGINT REFERENCES accounts_user)")
+            cursor.execute("INSERT INTO held VALUES (%s)", [alice.pk])
+            yield lambda: cursor.execute("DELETE FROM held")
+            cursor.execute("DROP TABLE held")
 
     def test_forgets_what_redis_holds_of_the_user_alone(
         self, as_alice, as_mallory, redis

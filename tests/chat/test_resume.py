@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sqlite3
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +29,7 @@ from tests.chat.streams import SSE, Event, events_in, events_of, reasoning_of, t
 from tests.conftest import Client, Served, until_idle
 from tests.fake_provider import FakeProvider, Script
 from tests.redis_server import RedisServer
-from tests.served import fake_section, serving
+from tests.served import ServeProcess, fake_section, serving
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +213,7 @@ class Two:
     asked: httpx2.Client
     read: httpx2.Client
     provider: FakeProvider
-    database: Path
+    server: ServeProcess
     redis: RedisServer | None
 
     def conversation(self) -> int:
@@ -229,13 +228,11 @@ class Two:
 
     def stored(self, conversation: int) -> list[tuple[str, str, str]]:
         """(status, text, reasoning) of the answers of a conversation."""
-        with sqlite3.connect(self.database) as database:
-            found = database.execute(
-                "SELECT status, content, reasoning FROM conversations_message"
-                " WHERE role = 'assistant' AND conversation_id = ? ORDER BY id",
-                [conversation],
-            )
-            return list(found)
+        return self.server.query(
+            "SELECT status, content, reasoning FROM conversations_message"  # noqa: S608
+            f" WHERE role = 'assistant' AND conversation_id = {conversation:d}"
+            " ORDER BY id"
+        )
 
 
 @contextmanager
@@ -252,7 +249,7 @@ def two_processes(directory: Path, *, with_redis: bool) -> Iterator[Two]:
         asked = stack.enter_context(one.signed_in())
         read = other.client(headers={"Authorization": asked.headers["Authorization"]})
         stack.enter_context(read)
-        yield Two(asked, read, provider, one.database, redis)
+        yield Two(asked, read, provider, one, redis)
 
 
 @pytest.fixture(scope="module", params=["database", "redis"])

@@ -12,7 +12,7 @@ from django.db.migrations.recorder import MigrationRecorder
 
 from llmbackend.config import Redis
 from tests.conftest import Client
-from tests.served import free_port
+from tests.ports import free_port
 
 
 def test_healthz_says_that_the_process_answers(anonymous: Client) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,13 +33,11 @@ def provider() -> Iterator[FakeProvider]:
 
 
 def rows(server: ServeProcess) -> list[tuple[str, str]]:
-    """(status, content) of the answers, as the database file holds them."""
-    with sqlite3.connect(server.database) as database:
-        found = database.execute(
-            "SELECT status, content FROM conversations_message"
-            " WHERE role = 'assistant' ORDER BY id"
-        )
-        return list(found)
+    """(status, content) of the answers, as the database holds them."""
+    return server.query(
+        "SELECT status, content FROM conversations_message"
+        " WHERE role = 'assistant' ORDER BY id"
+    )
 
 
 def conversation(client: httpx2.Client) -> int:
