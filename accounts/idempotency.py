@@ -59,8 +59,14 @@ def claim(user: User, key: Once | None) -> str | None:
     claimed = IdempotencyKey(
         user=user, key=key.key, fingerprint=key.fingerprint, created_at=Now()
     )
-    # Waits for a transaction that has just claimed the same key.
-    keys.bulk_create([claimed], ignore_conflicts=True)
+    # Waits for a transaction that has just claimed the same key. A key that is there
+    # is written as it was: thus locked, nobody gives it up before it is read.
+    keys.bulk_create(
+        [claimed],
+        update_conflicts=True,
+        unique_fields=["user", "key"],
+        update_fields=["user"],
+    )
     found = mine.values_list("fingerprint", "made").get()
     if found[0] != key.fingerprint:
         raise IdempotencyMismatch
