@@ -6,7 +6,7 @@ import uuid
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from accounts.models import User
@@ -40,9 +40,15 @@ def create(
     )
 
 
+@transaction.atomic
 def delete(*, owner: User, knowledge_base_id: uuid.UUID) -> None:
     """Remove an owned base with all that is in it; raises NotFound."""
-    KnowledgeBase.objects.owned_by(owner).fetch(knowledge_base_id).delete()
+    base = KnowledgeBase.objects.owned_by(owner).fetch(knowledge_base_id)
+    lock(Document.objects.filter(knowledge_base=base))
+    # From here on nothing can be added, and what was added meanwhile is locked, too.
+    KnowledgeBase.objects.select_for_update().filter(pk=base.pk).first()
+    lock(Document.objects.filter(knowledge_base=base))
+    base.delete()
 
 
 def delete_document(
@@ -57,8 +63,20 @@ def delete_document(
 @transaction.atomic
 def remove_document(document: Document) -> None:
     """Remove a document, which is thereby no longer found."""
+    lock(Document.objects.filter(pk=document.pk))
     changed(document.knowledge_base_id)
     document.delete()
+
+
+def lock(documents: QuerySet[Document]) -> bool:
+    """
+    Let nobody work on documents until the caller's transaction ends; False for none.
+
+    A document is locked before its chunks and before its base. Whoever deletes does so
+    first: else chunks were stored behind the back of the deletion, which would fail,
+    or both waited for each other. SQLite has one writer at a time.
+    """
+    return bool(documents.select_for_update().order_by("pk").values_list("pk"))
 
 
 def changed(knowledge_base_id: uuid.UUID) -> None:

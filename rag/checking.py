@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from django.db import transaction
 
-from rag.bases import changed
+from rag.bases import changed, lock
 from rag.embedders import LOCAL_NGRAM
 from rag.indexes import ROWS_AT_ONCE
 from rag.ingestion import stored
@@ -86,6 +86,8 @@ def _is_vector(row: bytes, dimension: int) -> bool:
 def repair(fault: Fault) -> None:
     """Make the rows anew from the text; where that cannot be, the document fails."""
     documents = Document.objects.filter(pk=fault.document_id, status=Status.READY)
+    if not lock(documents):
+        return  # It was deleted since.
     if fault.mended:
         ngrams = documents.filter(knowledge_base__embedding_model=LOCAL_NGRAM).exists()
         for chunk in Chunk.objects.filter(pk__in=fault.damaged):

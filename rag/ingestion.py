@@ -32,7 +32,7 @@ from llmbackend.errors import (
     QuotaExceeded,
     TooLarge,
 )
-from rag.bases import changed
+from rag.bases import changed, lock
 from rag.dense import pack
 from rag.embedders import LOCAL_NGRAM, Embedding, Matrix
 from rag.models import Chunk, Document, KnowledgeBase
@@ -308,8 +308,10 @@ class Work:
         try:
             yield
         except BaseException:
+            mine = Document.objects.filter(pk=self._pk, claim=self._claim)
             with transaction.atomic():
-                Document.objects.filter(pk=self._pk, claim=self._claim).delete()
+                if lock(mine):
+                    mine.delete()
                 idempotency.release(self._owner, self._key)
             raise
 

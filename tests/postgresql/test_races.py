@@ -1,0 +1,184 @@
+"""Two requests at once on PostgreSQL, where neither waits for the other to end."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.chat.eventually import eventually
+from tests.fake_provider import refusal
+from tests.postgresql.conftest import Here, Session
+from tests.rag.embeddings import STATUTE, is_refused, make_base, upload
+
+ARTICLES = "".join(f"第{n}条 这是第{n}条的内容。\n" for n in range(300))
+COUNTS = "SELECT (SELECT count(*) FROM rag_document), (SELECT count(*) FROM rag_chunk)"
+
+
+@pytest.fixture
+def base(here: Here) -> str:
+    """An empty base that the provider embeds, and nothing else in the database."""
+    here.session.rows("TRUNCATE rag_knowledgebase, accounts_idempotencykey CASCADE")
+    return make_base(here.alice, embedding_model="fake-embedding")
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+def delete_base(here: Here, base: str) -> httpx2.Response:
+    return here.alice.post("/api/rag/kb/delete", json={"kb_id": base})
+
+
+def delete_document(here: Here, base: str) -> httpx2.Response:
+    [(document,)] = here.session.rows("SELECT id FROM rag_document")
+    body = {"kb_id": base, "doc_id": str(document)}
+    return here.alice.post("/api/rag/doc/delete", json=body)
+
+
+class TestTheSameBytesTwice:
+    @pytest.mark.parametrize("nth", [1, 2, 3, 4])
+    def test_what_became_ready_meanwhile_stays(
+        self, here: Here, base: str, pool: ThreadPoolExecutor, nth: int
+    ) -> None:
+        sha256 = hashlib.sha256(STATUTE.encode()).hexdigest()
+        here.embeddings.hold = True
+        first = pool.submit(upload, here.alice, base, STATUTE)
+        here.session.until("SELECT 1 FROM rag_document WHERE stage = 'chunked'")
+        # Wherever the second stands when the first is done: statements that look for
+        # these bytes are what it decides by.
+        with here.wire.holding(sha256, nth=nth) as held:
+            second = pool.submit(upload, here.alice, base, STATUTE)
+            assert held.reached.wait(30)
+            assert here.embeddings.held is not None
+            here.embeddings.held.release.set()
+            made = first.result().json()
+        again = second.result().json()
+
+        assert made["duplicate"] is False
+        assert (again["duplicate"], again["doc_id"]) == (True, made["doc_id"])
+        assert here.session.rows(COUNTS) == [(1, made["chunks"])]
+
+
+class TestDeletedMeanwhile:
+    def test_a_base_goes_with_the_chunks_that_are_just_stored(
+        self, here: Here, base: str, pool: ThreadPoolExecutor
+    ) -> None:
+        with here.session.gate("BEFORE INSERT ON rag_chunk FOR EACH STATEMENT"):
+            storing = pool.submit(upload, here.alice, base, STATUTE)
+            here.session.until_waiting(1)
+            deleting = pool.submit(delete_base, here, base)
+            here.session.until_waiting(2)
+
+        assert deleting.result().status_code == 200, deleting.result().text
+        # Shown just before it went, perhaps.
+        assert storing.result().status_code in {200, 404}, storing.result().text
+        assert here.session.rows(COUNTS) == [(0, 0)]
+
+    def test_a_document_goes_with_the_chunks_that_are_just_stored(
+        self, here: Here, base: str, pool: ThreadPoolExecutor
+    ) -> None:
+        with here.session.gate("BEFORE INSERT ON rag_chunk FOR EACH STATEMENT"):
+            storing = pool.submit(upload, here.alice, base, STATUTE)
+            here.session.until_waiting(1)
+            deleting = pool.submit(delete_document, here, base)
+            here.session.until_waiting(2)
+
+        assert deleting.result().status_code == 200, deleting.result().text
+        # Shown just before it went, perhaps.
+        assert storing.result().status_code in {200, 404}, storing.result().text
+        assert here.session.rows(COUNTS) == [(0, 0)]
+
+    def test_a_document_that_is_just_shown_goes(
+        self, here: Here, base: str, pool: ThreadPoolExecutor
+    ) -> None:
+        shown = "AFTER UPDATE ON rag_document FOR EACH ROW WHEN (NEW.status = 'ready')"
+        with here.session.gate(shown):
+            showing = pool.submit(upload, here.alice, base, STATUTE)
+            here.session.until_waiting(1)
+            deleting = pool.submit(delete_document, here, base)
+            here.session.until_waiting(2)
+
+        assert showing.result().status_code == 200, showing.result().text
+        assert deleting.result().status_code == 200, deleting.result().text
+        assert here.session.rows(COUNTS) == [(0, 0)]
+
+    def test_a_base_goes_while_an_upload_that_failed_is_undone(
+        self, here: Here, base: str, pool: ThreadPoolExecutor
+    ) -> None:
+        here.embeddings.before = lambda number: refusal(401) if number > 4 else None
+        undone = "BEFORE DELETE ON rag_document FOR EACH STATEMENT"
+        with here.session.gate(undone):
+            failing = pool.submit(upload, here.alice, base, ARTICLES)
+            here.session.until_waiting(1)
+            deleting = pool.submit(delete_base, here, base)
+            here.session.until_waiting(2)
+
+        is_refused(failing.result(), 502, "provider_auth")
+        assert deleting.result().status_code == 200, deleting.result().text
+        assert here.session.rows(COUNTS) == [(0, 0)]
+
+    def test_a_base_goes_while_a_document_is_sent_that_failed_before(
+        self, here: Here, base: str, pool: ThreadPoolExecutor
+    ) -> None:
+        upload(here.alice, base, STATUTE)
+        here.session.rows("UPDATE rag_document SET status = 'failed'")
+        with here.session.gate("BEFORE INSERT ON rag_document FOR EACH STATEMENT"):
+            sending = pool.submit(upload, here.alice, base, STATUTE)
+            here.session.until_waiting(1)
+            deleting = pool.submit(delete_base, here, base)
+            here.session.until_waiting(2)
+
+        assert deleting.result().status_code == 200, deleting.result().text
+        is_refused(sending.result(), 404, "not_found")
+        assert here.session.rows(COUNTS) == [(0, 0)]
+
+
+def test_a_claim_that_is_given_up_meanwhile_is_the_next_ones(
+    here: Here, base: str, pool: ThreadPoolExecutor
+) -> None:
+    create = "/api/conversations/create"
+    body = {"title": "Rust", "model": "gpt-4o"}
+    asked: dict[str, Any] = {"json": body, "headers": {"Idempotency-Key": "once"}}
+    here.alice.post(create, **asked).raise_for_status()
+    claimed = "AFTER INSERT ON accounts_idempotencykey FOR EACH STATEMENT"
+    give_up = "DELETE FROM accounts_idempotencykey"
+    with here.session.gate(claimed):
+        again = pool.submit(here.alice.post, create, **asked)
+        here.session.until_waiting(1)
+        other = Session(here.server.database_url)
+        giving_up = pool.submit(other.rows, give_up)
+        assert eventually(lambda: giving_up.done() or here.session.waiting == 2)
+
+    assert again.result().status_code == 200, again.result().text
+    giving_up.result()
+    other.close()
+
+
+@pytest.mark.parametrize("state", ["40P01", "40001"])
+def test_who_is_in_anothers_way_is_asked_to_come_back(
+    here: Here, base: str, state: str
+) -> None:
+    here.session.rows(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN RAISE EXCEPTION 'secret' USING ERRCODE = '{state}'; END $$"
+    )
+    here.session.rows(
+        "CREATE TRIGGER refuse BEFORE DELETE ON rag_knowledgebase"
+        " FOR EACH STATEMENT EXECUTE FUNCTION refuse()"
+    )
+    try:
+        refused = delete_base(here, base)
+    finally:
+        here.session.rows("DROP FUNCTION refuse CASCADE")
+
+    is_refused(refused, 503, "database_unavailable")
+    assert int(refused.headers["Retry-After"]) > 0
+    assert "secret" not in refused.text
+    assert delete_base(here, base).status_code == 200
