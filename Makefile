@@ -7,7 +7,7 @@ VENV := .venv/bin/python
 # What a page in the browser tests imports; they are skipped where there is no npm.
 PACKAGES := tests/browser/node_modules
 # What stands or falls with the database: transactions, locks, constraints.
-ON_POSTGRESQL := tests/postgresql tests/test_idempotency.py tests/accounts/test_account.py \
+ON_POSTGRESQL := tests/test_idempotency.py tests/accounts/test_account.py \
 	tests/accounts/test_logins.py tests/accounts/test_register.py tests/chat/test_versions.py \
 	tests/conversations/test_change.py tests/conversations/test_commands.py \
 	tests/conversations/test_delete.py tests/conversations/test_turns.py \

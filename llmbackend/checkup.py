@@ -38,7 +38,8 @@ def findings() -> Iterator[Finding]:
     yield Finding("ok", "config", "config.yaml is complete and valid")
     yield _secrets()
     yield _database()
-    yield _space()
+    if not settings.CONFIG.database.url:
+        yield _space()
     yield _redis()
     yield from _listening()
     yield from asyncio.run(_providers())

@@ -5,29 +5,79 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from django.core.management.base import CommandError
 from django.db import connection
+from psycopg.pq import Conninfo
+
+# Another server knows other roles.
+READ = ("pg_restore", "--no-owner", "--no-privileges")
+WRITE = ("psql", "--no-psqlrc", "--quiet", "--output", os.devnull)
+AT_ONCE = ("--single-transaction", "--set", "ON_ERROR_STOP=1")
 
 
-def run(program: str, options: Sequence[str]) -> None:
-    """Run `pg_dump` or `pg_restore`; raise CommandError when it cannot, or fails."""
+def dump(path: Path) -> None:
+    """Write the database to a file in pg_dump's own format; raise CommandError."""
+    _require("pg_dump")
+    command = ["pg_dump", "--format=custom", "--file", str(path)]
+    if subprocess.run(command, env=_environment(), check=False).returncode:
+        raise CommandError("pg_dump failed; it says why above.")
+
+
+def check(path: Path) -> None:
+    """Read a backup to its end; raise CommandError for what is no whole one of ours."""
+    _require("pg_restore")
+    for looked in ("--list", f"--file={os.devnull}"):
+        command = [*READ, looked, str(path)]
+        done = subprocess.run(command, capture_output=True, check=False)
+        is_ours = looked != "--list" or b" accounts_user " in done.stdout
+        if done.returncode or not is_ours:
+            raise CommandError(f"{path}: not a whole backup of llmbackend's.")
+
+
+def restore(path: Path) -> None:
+    """
+    Put a backup in the place of all tables, or raise CommandError and change nothing.
+
+    Tables that the backup does not know, because they are newer, go too: the migrations
+    make them again.
+    """
+    _require("psql")
+    old = ", ".join(
+        map(connection.ops.quote_name, connection.introspection.table_names())
+    )
+    emptied = ["--command", f"DROP TABLE {old} CASCADE"] if old else []
+    connection.close()
+    with subprocess.Popen(
+        [*WRITE, *AT_ONCE, *emptied, "--file=-"],
+        stdin=subprocess.PIPE,
+        env=_environment(),
+    ) as database:
+        command = [*READ, "--file=-", str(path)]
+        read = subprocess.run(command, stdout=database.stdin, check=False)
+        if read.returncode:
+            database.kill()  # At the end of what it is given it would commit.
+    if database.returncode:
+        raise CommandError("The backup could not be restored; why is said above.")
+
+
+def _require(program: str) -> None:
     if shutil.which(program) is None:
         raise CommandError(f"{program} is not installed (Debian: postgresql-client).")
-    # In the environment: an argument would show the password to everybody here.
-    environment = {**os.environ, **environment_of(connection.settings_dict)}
-    if subprocess.run([program, *options], env=environment, check=False).returncode:
-        raise CommandError(f"{program} failed; it says why above.")
 
 
-def environment_of(settings: dict[str, object]) -> dict[str, str]:
-    """What libpq reads a connection from."""
-    names = {
-        "PGHOST": "HOST",
-        "PGPORT": "PORT",
-        "PGUSER": "USER",
-        "PGPASSWORD": "PASSWORD",
-        "PGDATABASE": "NAME",
+def _environment() -> dict[str, str]:
+    # An argument would show the password to everybody on the machine.
+    return {**os.environ, **variables_of(connection.get_connection_params())}
+
+
+def variables_of(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """What libpq's programs read a connection from, with what the URL's query says."""
+    return {
+        option.envvar.decode(): str(parameters[option.keyword.decode()])
+        for option in Conninfo.get_defaults()
+        if option.envvar and option.keyword.decode() in parameters
     }
-    return {name: str(settings[key]) for name, key in names.items() if settings[key]}

@@ -33,7 +33,7 @@ class Command(BaseCommand):
         try:
             if settings.CONFIG.database.url:
                 draft.touch(mode=0o600)
-                postgresql.run("pg_dump", ["--format=custom", "--file", str(draft)])
+                postgresql.dump(draft)
             else:
                 self.copy_sqlite(draft)
                 copy_secrets(path.with_name(f"{path.name}.keys"))

@@ -17,8 +17,6 @@ from django.db import connection
 from llmbackend import postgresql
 from llmbackend.keys import key_file
 
-PG_RESTORE = ["--clean", "--if-exists", "--no-owner", "--exit-on-error"]
-
 
 class Command(BaseCommand):
     help = (
@@ -42,18 +40,15 @@ class Command(BaseCommand):
         if not path.is_file():
             raise CommandError(f"{path}: there is no such file.")
         on_postgresql = bool(settings.CONFIG.database.url)
-        if not on_postgresql:
-            check_sqlite(path)
+        check = postgresql.check if on_postgresql else check_sqlite
+        check(path)
         if not force and holds_users():
             raise CommandError("The database holds users; --force replaces it.")
         if dry_run:
             self.stdout.write(f"{path} can be restored.")
             return
-        if on_postgresql:
-            name = connection.settings_dict["NAME"]
-            postgresql.run("pg_restore", [*PG_RESTORE, "--dbname", name, str(path)])
-        else:
-            replace_sqlite(path)
+        put = postgresql.restore if on_postgresql else replace_sqlite
+        put(path)
         call_command("migrate", verbosity=0, interactive=False)
         self.stdout.write(
             "The backup is in place. If Redis is configured, empty it before the start."

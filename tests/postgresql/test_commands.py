@@ -1,0 +1,303 @@
+"""The operator's commands on PostgreSQL, as processes of their own."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psycopg
+import pytest
+
+from tests import fake_provider, postgresql_server
+from tests.fake_provider import FakeProvider, Script
+from tests.postgresql_server import PostgreSQLServer
+from tests.rag.embeddings import STATUTE, added, found, make_base
+from tests.served import ROOT, ServeProcess, fake_section
+
+CREATE = "/api/conversations/create"
+QUERY = "不可抗力"
+TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+# What nobody does through the API, or not yet.
+THE_REST = """
+    INSERT INTO accounts_tally VALUES ('failed', 3, 2000000000);
+    INSERT INTO auth_group (name) VALUES ('Editors');
+    INSERT INTO auth_group_permissions (group_id, permission_id)
+        SELECT g.id, p.id FROM auth_group g, auth_permission p;
+    INSERT INTO accounts_user_groups (user_id, group_id)
+        SELECT u.id, g.id FROM accounts_user u, auth_group g;
+    INSERT INTO accounts_user_user_permissions (user_id, permission_id)
+        SELECT u.id, min(p.id) FROM accounts_user u, auth_permission p GROUP BY u.id;
+    INSERT INTO django_session VALUES ('key', 'data', now());
+    INSERT INTO django_admin_log
+        (action_time, object_repr, action_flag, change_message, user_id)
+        SELECT now(), 'Größe 大小', 1, '', id FROM accounts_user;
+"""
+
+
+def run(server: ServeProcess, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "manage.py", *command],
+        cwd=ROOT,
+        env=server.environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def rows(url: str) -> dict[str, list[str]]:
+    """Every row of every table, as PostgreSQL writes it."""
+    with psycopg.connect(url) as session:
+        tables = [name for (name,) in session.execute(TABLES).fetchall()]
+        return {
+            table: [
+                text
+                for (text,) in session.execute(
+                    f"SELECT t::text FROM {table} t ORDER BY 1"  # noqa: S608
+                )
+            ]
+            for table in tables
+        }
+
+
+@dataclass
+class Installation:
+    """A server that was used and has ended, and a backup made while it served."""
+
+    server: ServeProcess
+    database: PostgreSQLServer
+    provider: FakeProvider
+    token: str
+    conversation: int
+    base: str
+    document: str
+    backup: Path
+
+    def another(self, directory: Path) -> ServeProcess:
+        """One on an empty database, with the same secret."""
+        config = postgresql_server.config_for(directory, server=self.database)
+        providers = fake_section(self.provider.base_url)
+        return ServeProcess(directory, config={"providers": providers, **config})
+
+
+@pytest.fixture(scope="module")
+def used(
+    postgresql: PostgreSQLServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Installation]:
+    directory = tmp_path_factory.mktemp("used")
+    backup = directory / "monday.dump"
+    with fake_provider.running() as provider:
+        models = Script(body=b'{"data": []}', headers={"Content-Type": "text/json"})
+        provider.routes["/models"] = lambda _: models
+        config = postgresql_server.config_for(directory, server=postgresql)
+        providers = fake_section(provider.base_url)
+        server = ServeProcess(directory, config={"providers": providers, **config})
+        try:
+            server.start()
+            server.wait_until_ready()
+            with server.signed_in() as alice:
+                conversation, base, document = use(alice)
+                token = alice.headers["Authorization"]
+            server.query(THE_REST)
+            assert run(server, "backup", str(backup)).returncode == 0
+        finally:
+            server.terminate()
+            server.wait(30)
+        yield Installation(
+            server, postgresql, provider, token, conversation, base, document, backup
+        )
+
+
+def use(alice: httpx2.Client) -> tuple[int, str, str]:
+    """A conversation with a key of its own, a base, and a document in it."""
+    body = {"title": "大小", "model": "gpt-4o", "api_key": "sk-own"}
+    once = {"Idempotency-Key": "once"}
+    made = alice.post(CREATE, json=body, headers=once).raise_for_status().json()
+    conversation = int(made["conversation_id"])
+    asked = alice.post(f"/api/chat/{conversation}", json={"message": "Größe?"})
+    asked.raise_for_status()
+    base = make_base(alice, embedding_model="local-ngram")
+    document = added(alice, base, STATUTE)
+    key = {"name": "Mine", "scopes": ["chat"]}
+    alice.post("/api/users/keys", json=key).raise_for_status()
+    who = {"username": "alice", "password": "correct horse battery"}
+    other = alice.post("/api/users/login", json=who).json()["token"]
+    authorization = {"Authorization": f"Bearer {other}"}
+    alice.post("/api/users/logout", headers=authorization).raise_for_status()
+    return conversation, base, document
+
+
+class TestBackups:
+    def test_every_row_of_every_table_comes_back(
+        self, used: Installation, tmp_path: Path
+    ) -> None:
+        before = rows(used.server.database_url)
+        assert [table for table, found in before.items() if not found] == []
+        assert stat.S_IMODE(used.backup.stat().st_mode) == 0o600
+        other = used.another(tmp_path)
+
+        done = run(other, "restore", str(used.backup))
+
+        assert done.returncode == 0, done.stderr
+        after = rows(other.database_url)
+        assert after.keys() == before.keys()
+        for table, found_before in before.items():
+            # The server wrote its last heartbeat after the backup.
+            if table != "conversations_writer":
+                assert after[table] == found_before, table
+
+    def test_a_server_goes_on_with_what_was_restored(
+        self, used: Installation, tmp_path: Path
+    ) -> None:
+        other = used.another(tmp_path)
+        assert run(other, "restore", str(used.backup)).returncode == 0
+        try:
+            other.start()
+            other.wait_until_ready()
+            with other.client(headers={"Authorization": used.token}) as alice:
+                path = f"/api/chat/{used.conversation}"
+                asked = alice.post(path, json={"message": "And now?"})
+                assert asked.status_code == 200, asked.text
+                assert used.provider.requests[-1].api_key == "sk-own"
+                assert found(alice, used.base, QUERY)
+                added(alice, used.base, "Storks have no voice.")
+            other.signed_in("bob").close()
+        finally:
+            other.kill()
+
+    def test_what_is_there_is_not_replaced_by_accident(
+        self, used: Installation, tmp_path: Path
+    ) -> None:
+        other = used.another(tmp_path)
+        run(other, "restore", str(used.backup))
+        # A newer version's, which leans on what the backup holds.
+        other.query("CREATE TABLE newer (who BIGINT REFERENCES accounts_user)")
+        other.query("UPDATE accounts_user SET username = 'alicia'")
+        users = "SELECT username FROM accounts_user"
+
+        refused = run(other, "restore", str(used.backup))
+        assert refused.returncode == 1
+        assert "--force" in refused.stderr
+        assert other.query(users) == [("alicia",)]
+
+        done = run(other, "restore", str(used.backup), "--force")
+        assert done.returncode == 0, done.stderr
+        assert other.query(users) == [("alice",)]
+        assert "newer" not in rows(other.database_url)
+
+    def test_where_it_fails_everything_is_as_it_was(
+        self, used: Installation, tmp_path: Path
+    ) -> None:
+        other = used.another(tmp_path)
+        run(other, "restore", str(used.backup))
+        other.query("DROP TABLE rag_chunk")
+        other.query("CREATE TYPE rag_chunk AS (in_the_way text)")
+        before = rows(other.database_url)
+
+        done = run(other, "restore", str(used.backup), "--force")
+
+        assert done.returncode == 1
+        assert "could not be restored" in done.stderr
+        assert rows(other.database_url) == before
+
+    @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
+    def test_what_is_no_whole_backup_is_refused(
+        self, used: Installation, tmp_path: Path, kept: float
+    ) -> None:
+        content = used.backup.read_bytes()
+        broken = tmp_path / "broken.dump"
+        broken.write_bytes(content[: int(kept * len(content))])
+
+        done = run(used.server, "restore", str(broken), "--force")
+
+        assert done.returncode == 1
+        assert "not a whole backup" in done.stderr
+        assert used.server.query("SELECT username FROM accounts_user") == [("alice",)]
+
+    def test_a_dry_run_changes_nothing(self, used: Installation) -> None:
+        before = rows(used.server.database_url)
+
+        done = run(used.server, "restore", str(used.backup), "--force", "--dry-run")
+
+        assert "can be restored" in done.stdout
+        assert rows(used.server.database_url) == before
+
+    def test_what_the_url_asks_for_is_heeded(
+        self, used: Installation, tmp_path: Path
+    ) -> None:
+        name = used.server.database_url.rpartition("/")[2]
+        user = f"llmbackend:{postgresql_server.PASSWORD}"
+        place = f"host={used.database.directory}&port={used.database.port}"
+        url = f"postgresql://{user}@/{name}?{place}"
+        secret = {"secret": postgresql_server.JWT_SECRET}
+        config: dict[str, Any] = {"database": {"url": url}, "jwt": secret}
+        by_socket = ServeProcess(tmp_path, config=config)
+
+        done = run(by_socket, "backup", str(tmp_path / "monday.dump"))
+
+        assert done.returncode == 0, done.stderr
+        assert postgresql_server.PASSWORD not in done.stdout + done.stderr
+
+
+def test_doctor_finds_it_sound(used: Installation) -> None:
+    done = run(used.server, "doctor")
+
+    assert done.returncode == 0, done.stdout
+    assert "PostgreSQL is reached and up to date" in done.stdout
+    assert "secrets: derived from jwt.secret" in done.stdout
+    assert "where the database lies" not in done.stdout
+    assert postgresql_server.PASSWORD not in done.stdout + done.stderr
+
+
+def test_a_damaged_index_is_found_and_mended(used: Installation) -> None:
+    chunks = "SELECT ordinal, embedding, terms FROM rag_chunk ORDER BY ordinal"
+    before = used.server.query(chunks)
+    used.server.query("UPDATE rag_chunk SET terms = '', embedding = '\\x00'")
+
+    refused = run(used.server, "check_index")
+    mended = run(used.server, "check_index", "--repair")
+
+    assert refused.returncode == 1
+    assert used.document in refused.stdout
+    assert "What could be mended was mended." in mended.stdout, mended.stderr
+    assert used.server.query(chunks) == before
+    assert run(used.server, "check_index").returncode == 0
+
+
+def test_the_key_that_is_derived_cannot_be_rotated(used: Installation) -> None:
+    done = run(used.server, "rotate_field_keys")
+
+    assert done.returncode == 1
+    assert "derived from jwt.secret" in done.stderr
+
+
+def test_answers_of_the_dead_are_ended(used: Installation) -> None:
+    used.server.query("UPDATE conversations_writer SET heartbeat_at = '2000-01-01'")
+    used.server.query(
+        "UPDATE conversations_message SET status = 'streaming',"
+        " writer_id = (SELECT id FROM conversations_writer LIMIT 1)"
+        " WHERE role = 'assistant'"
+    )
+
+    assert run(used.server, "recover_answers").stdout == "1 answers were ended.\n"
+
+    ended = "SELECT status FROM conversations_message WHERE role = 'assistant'"
+    assert used.server.query(ended) == [("interrupted",)]
+
+
+def test_old_conversations_are_removed(used: Installation, tmp_path: Path) -> None:
+    other = used.another(tmp_path)
+    run(other, "restore", str(used.backup))
+    other.query("UPDATE conversations_conversation SET updated_at = '2000-01-01'")
+
+    done = run(other, "prune_conversations", "--older-than", "90d")
+
+    assert done.stdout == "1 conversations were removed.\n"
+    assert other.query("SELECT count(*) FROM conversations_message") == [(0,)]
