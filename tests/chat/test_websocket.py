@@ -64,6 +64,31 @@ def look(served: Served) -> None:
     on_loop(served, served.application.answers.connections.end_the_ended())
 
 
+# Where there is no such table, SQLite fails; PostgreSQL calls that a mistake of ours.
+FAILING = """
+    CREATE FUNCTION failing() RETURNS SETOF out_of_order LANGUAGE plpgsql
+    AS $$ BEGIN RAISE EXCEPTION 'secret' USING ERRCODE = 'cannot_connect_now'; END $$;
+    CREATE VIEW {} AS SELECT * FROM failing();
+"""
+
+
+@contextmanager
+def unreadable(table: str) -> Iterator[None]:
+    """Whoever reads `table` meanwhile is told that the database fails."""
+    on_postgresql = sql.vendor == "postgresql"
+    with sql.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {table} RENAME TO out_of_order")
+        if on_postgresql:
+            cursor.execute(FAILING.format(table))
+    try:
+        yield
+    finally:
+        with sql.cursor() as cursor:
+            if on_postgresql:
+                cursor.execute("DROP FUNCTION failing CASCADE")
+            cursor.execute(f"ALTER TABLE out_of_order RENAME TO {table}")
+
+
 class TestSigningIn:
     def test_by_subprotocol(self, as_alice: Client, conversation: int) -> None:
         with opened(
@@ -176,17 +201,13 @@ class TestSigningIn:
     def test_a_database_that_fails_sends_away_for_now(
         self, as_alice: Client, conversation: int
     ) -> None:
-        table = RevokedToken._meta.db_table
-        with sql.cursor() as cursor:
-            cursor.execute(f"ALTER TABLE {table} RENAME TO out_of_order")
-        try:
-            with opened(
+        with (
+            unreadable(RevokedToken._meta.db_table),
+            opened(
                 as_alice, path_of(conversation), "bearer", token_of(as_alice)
-            ) as made:
-                [told], code = made.last_words()
-        finally:
-            with sql.cursor() as cursor:
-                cursor.execute(f"ALTER TABLE out_of_order RENAME TO {table}")
+            ) as made,
+        ):
+            [told], code = made.last_words()
 
         assert (told.data["code"], code) == ("database_unavailable", 1013)
 
