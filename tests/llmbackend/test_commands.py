@@ -1,4 +1,4 @@
-"""The operator's commands about the whole installation, as processes of their own."""
+"""The operator's commands on SQLite; tests/postgresql has those on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from tests import fake_provider
 from tests.fake_provider import FakeProvider, Script, refusal
-from tests.served import ROOT, ServeProcess, fake_section, serving
+from tests.served import ON_SQLITE, ROOT, ServeProcess, fake_section, serving
 
 
 def run(server: ServeProcess, *command: str) -> subprocess.CompletedProcess[str]:
@@ -38,7 +38,9 @@ def provider() -> Iterator[FakeProvider]:
 
 class TestDoctor:
     def installation(self, folder: Path, base_url: str) -> ServeProcess:
-        server = ServeProcess(folder, config={"providers": fake_section(base_url)})
+        server = ServeProcess(
+            folder, config={**ON_SQLITE, "providers": fake_section(base_url)}
+        )
         run(server, "migrate")
         return server
 
@@ -72,6 +74,7 @@ class TestDoctor:
         server = ServeProcess(
             tmp_path,
             config={
+                **ON_SQLITE,
                 "providers": fake_section("http://127.0.0.1:9/v1"),
                 "redis": {"address": "127.0.0.1:9"},
             },
@@ -89,7 +92,7 @@ class TestRotation:
     def test_two_runs_and_a_restart_replace_the_key(self, tmp_path: Path) -> None:
         with fake_provider.running() as provider:
             config = fake_section(provider.base_url)
-            with serving(tmp_path, providers=config) as server:
+            with serving(tmp_path, providers=config, **ON_SQLITE) as server:
                 new = {"title": "Mine", "model": "gpt-4o", "api_key": "sk-own"}
                 alice = server.signed_in()
                 made = alice.post("/api/conversations/create", json=new).json()
@@ -119,7 +122,7 @@ class TestRotation:
 
 
 def test_a_generated_secret_is_long_and_new(tmp_path: Path) -> None:
-    server = ServeProcess(tmp_path, config={})
+    server = ServeProcess(tmp_path, config=ON_SQLITE)
 
     secrets = {run(server, "generate_secret").stdout.strip() for _ in range(2)}
 
@@ -134,7 +137,10 @@ class TestBackups:
         (tmp_path / "old").mkdir()
         (tmp_path / "new").mkdir()
         backup = tmp_path / "monday.db"
-        config: dict[str, Any] = {"providers": fake_section("http://127.0.0.1:9/v1")}
+        config: dict[str, Any] = {
+            **ON_SQLITE,
+            "providers": fake_section("http://127.0.0.1:9/v1"),
+        }
         body = {"title": "Mine", "model": "gpt-4o", "api_key": "sk-own"}
         with serving(tmp_path / "old", **config) as server:
             with server.signed_in() as alice:
@@ -159,7 +165,7 @@ class TestBackups:
 
     def test_users_are_not_replaced_by_accident(self, tmp_path: Path) -> None:
         backup = tmp_path / "monday.db"
-        with serving(tmp_path) as server:
+        with serving(tmp_path, **ON_SQLITE) as server:
             server.signed_in("alice").close()
             run(server, "backup", str(backup))
             server.signed_in("bob").close()
@@ -175,7 +181,7 @@ class TestBackups:
             assert rows.execute("SELECT COUNT(*) FROM accounts_user").fetchone() == (1,)
 
     def test_what_is_no_backup_is_refused(self, tmp_path: Path) -> None:
-        server = ServeProcess(tmp_path, config={})
+        server = ServeProcess(tmp_path, config=ON_SQLITE)
         broken = tmp_path / "broken.db"
         broken.write_bytes(b"SQLite format 3\x00" + b"x" * 4096)
 
@@ -185,7 +191,7 @@ class TestBackups:
         assert "not a whole backup" in done.stderr
 
     def test_nothing_is_overwritten(self, tmp_path: Path) -> None:
-        server = ServeProcess(tmp_path, config={})
+        server = ServeProcess(tmp_path, config=ON_SQLITE)
         run(server, "migrate")
         there = tmp_path / "there"
         there.write_text("precious")
