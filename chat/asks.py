@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass
 
 from accounts.idempotency import Once
-from conversations.turns import Asked
+from conversations.asked import Asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

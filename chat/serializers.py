@@ -10,7 +10,7 @@ from typing import Any
 from accounts.idempotency import once
 from chat.asks import Ask
 from chat.hygiene import Hygiene
-from conversations.turns import Asked, Continue, Edit, Question, Regenerate
+from conversations.asked import Asked, Continue, Edit, Question, Regenerate
 from llmbackend.errors import Invalid
 
 LARGEST_MESSAGE_ID = 2**31 - 1

@@ -16,6 +16,7 @@ from accounts import idempotency
 from accounts.idempotency import Once
 from accounts.models import User
 from conversations import usage
+from conversations.asked import Asked, Continue, Edit, Question, Regenerate
 from conversations.branches import Node, nodes_of, path_to, place_of
 from conversations.history import Said, closed_path
 from conversations.models import Conversation, Message, check_id
@@ -33,38 +34,6 @@ from llmbackend.errors import (
 from llmbackend.prepared import Insert, Select, SelectObject, Update, given
 
 Role, Status = Message.Role, Message.Status
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """Something new is asked, at the end of the active branch."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """A question of the active branch is asked anew, in other words, beside it."""
-
-    message_id: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Regenerate:
-    """A question is answered anew, beside the answer named; None: the last one."""
-
-    message_id: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Continue:
-    """The answer named goes on where it broke off; None: the last one."""
-
-    message_id: int | None = None
-
-
-Asked = Question | Edit | Regenerate | Continue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

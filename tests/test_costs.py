@@ -20,7 +20,8 @@ from chat.encoders import SeedLines
 from chat.events import Growth, Opening
 from chat.live import LiveAnswer
 from chat.reading import read_along
-from conversations.turns import Outcome, Question, Turn, close_turn
+from conversations.asked import Question
+from conversations.turns import Outcome, Turn, close_turn
 from llmbackend.rest import RestApplication
 from llmbackend.threads import DatabaseThreads
 from tests.chat.eventually import on_loop

@@ -201,7 +201,8 @@ class TestFromAnotherProcess:
 
     @pytest.fixture
     def row(self, as_alice: Client, conversation: int) -> Message:
-        from conversations.turns import Question, open_turn
+        from conversations.asked import Question
+        from conversations.turns import open_turn
 
         self.writer = uuid.uuid4()
         turn = open_turn(

@@ -7,8 +7,9 @@ from threading import Barrier
 import pytest
 from django.db import IntegrityError, connection, transaction
 
+from conversations.asked import Question
 from conversations.models import Conversation, Message, Writer
-from conversations.turns import Outcome, Question, close_turn, open_turn
+from conversations.turns import Outcome, close_turn, open_turn
 from conversations.writers import interrupt_orphans
 from llmbackend.errors import AnswerInProgress, NotFound, UnknownModel
 from tests.conftest import make_user
