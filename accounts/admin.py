@@ -15,6 +15,7 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from accounts import lifecycle, logins
 from accounts.credentials import authenticated
+from accounts.limits import NAMES
 from accounts.models import ApiKey, User
 from llmbackend.errors import InvalidCredentials, RateLimited
 from llmbackend.http import address_of
@@ -73,6 +74,13 @@ class ApiKeyAdmin(ReadOnlyAdmin):
 class UserAdmin(DjangoUserAdmin):
     list_display = ["username", "is_active", "is_staff", "last_login", "date_joined"]
     readonly_fields = ["last_login", "date_joined"]
+    fieldsets = (
+        *(DjangoUserAdmin.fieldsets or ()),
+        (
+            gettext_lazy("Limits"),
+            {"fields": [f"max_{name}" for name in NAMES]},
+        ),
+    )
     actions = ["end_tokens"]
 
     @admin.action(

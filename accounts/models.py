@@ -55,6 +55,16 @@ class UserManager(DjangoUserManager["User"]):
         return self.get(username_folded=folded(username or ""))
 
 
+def limit_field(verbose_name: Any) -> models.PositiveIntegerField[Any, Any]:
+    """A limit of one user's own."""
+    return models.PositiveIntegerField(
+        verbose_name,
+        null=True,
+        blank=True,
+        help_text=_("Empty: what config.yaml says under limits. 0: no limit."),
+    )
+
+
 class User(AbstractUser):
     """A person or program with an account."""
 
@@ -72,6 +82,14 @@ class User(AbstractUser):
         editable=False,
         help_text="Tokens carry it; raising it ends all that were issued before.",
     )
+
+    # Named like the keys under `limits` in config.yaml.
+    max_messages_per_minute = limit_field(_("messages per minute"))
+    max_concurrent_answers = limit_field(_("answers at once"))
+    max_tokens_per_day = limit_field(_("tokens per day"))
+    max_tokens_per_month = limit_field(_("tokens per month"))
+    max_documents = limit_field(_("documents"))
+    max_document_mb = limit_field(_("MB of documents"))
 
     # What the request's credential allows; for whom nothing is said, everything.
     grant: Grant = EVERYTHING

@@ -27,6 +27,12 @@ ON CONFLICT (key) DO UPDATE SET
         THEN excluded.ends_at ELSE accounts_tally.ends_at END
 RETURNING count, ends_at
 """
+# The same, unless so many were counted.
+_COUNT_UP_TO = _COUNT.replace(
+    "RETURNING",
+    "WHERE accounts_tally.ends_at <= %(now)s\n"
+    "    OR accounts_tally.count < %(most)s\nRETURNING",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +49,33 @@ def count(key: str, *, seconds: int) -> Counted:
     return _counted(found or _count_in_sql(key, seconds))
 
 
+def count_up_to(key: str, *, most: int, seconds: int) -> int:
+    """
+    Count one more under `key` unless `most` are; the seconds until it can be, or 0.
+
+    In SQL whatever Redis does, so that it is exact, and undone with the caller's
+    transaction.
+    """
+    now = int(time.time())
+    values: dict[str, str | int] = {
+        "key": key,
+        "now": now,
+        "ends_at": now + seconds,
+        "most": most,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(_COUNT_UP_TO, values)
+        if cursor.fetchone():
+            return 0
+    found = read_in_sql([key]).get(key)
+    return _counted(found).seconds_left if found else 1
+
+
 def read(keys: Sequence[str]) -> dict[str, Counted]:
     """What was counted under each of `keys`; those without a count are left out."""
     found = cache.counts(keys)
     if found is None:
-        found = _read_in_sql(keys)
+        found = read_in_sql(keys)
     return {key: _counted(pair) for key, pair in found.items()}
 
 
@@ -64,11 +92,16 @@ def _count_in_sql(key: str, seconds: int) -> tuple[int, int]:
         cursor.execute(_COUNT, values)
         number, ends_at = cursor.fetchone()
     if number == 1:
-        Tally.objects.filter(ends_at__lte=now).delete()
+        forget_ended()
     return number, ends_at - now
 
 
-def _read_in_sql(keys: Sequence[str]) -> dict[str, tuple[int, int]]:
+def forget_ended() -> int:
+    """Remove the windows that are over; how many there were."""
+    return Tally.objects.filter(ends_at__lte=int(time.time())).delete()[0]
+
+
+def read_in_sql(keys: Sequence[str]) -> dict[str, tuple[int, int]]:
     now = int(time.time())
     rows = Tally.objects.filter(key__in=keys, ends_at__gt=now)
     return {row.key: (row.count, row.ends_at - now) for row in rows}

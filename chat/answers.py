@@ -22,11 +22,11 @@ from chat.connections import Connections
 from chat.event_ids import Position, position
 from chat.events import Cursor, Opening
 from chat.following import Followed, copy_of
-from chat.grounded import Grounding, base_for
+from chat.grounded import Grounding, base_for, room_for
 from chat.live import LiveAnswer
 from chat.ticker import Ticker, clean_up
 from chat.titling import Titles
-from chat.usage import counted
+from chat.usage import counted, with_left
 from chat.writing import Written, write
 from conversations.models import Conversation, Message
 from conversations.stored import StoredAnswer, stored_answer
@@ -271,6 +271,8 @@ class Answers:
         try:
             written = await counted(written, answer=answer, turn=turn)
             stored = not answer.taken and await self._store(answer, turn, written)
+            if stored:
+                written = await with_left(written, turn=turn, threads=self._threads)
         finally:
             # Readers are told after the commit, and told even if it failed.
             del self._live[answer.pk]
@@ -370,6 +372,7 @@ def open_and_find_base(
         asked=ask.asked,
         writer=writer,
         key=ask.key,
+        passages=room_for(base, top_k=ask.top_k),
     )
     return turn, base
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 import msgspec
@@ -55,20 +56,29 @@ _NOT_PLAIN = (msgspec.MsgspecError, ValueError, RecursionError)
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What an answer cost: what the provider says it counted, or an estimate."""
+    """
+    What an answer cost: what the provider says it counted, or an estimate.
+
+    `left` are the tokens that its owner can still spend, by limit.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     estimated: bool = False
+    left: Mapping[str, int] = field(default_factory=dict)
 
-    def as_counts(self) -> dict[str, int]:
-        """As clients are told it, in OpenAI's words."""
-        counts = {
+    def as_counts(self) -> dict[str, Any]:
+        """As clients are told it, in OpenAI's words as far as they go."""
+        counts: dict[str, Any] = {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
         }
-        return {**counts, "estimated": True} if self.estimated else counts
+        if self.estimated:
+            counts["estimated"] = True
+        if self.left:
+            counts["remaining"] = dict(self.left)
+        return counts
 
 
 @dataclass(slots=True)

@@ -48,7 +48,7 @@ class Ending:
     message_id: int
     status: str
     finish_reason: str = ""
-    usage: dict[str, int] | None = None
+    usage: dict[str, Any] | None = None
     error: str = ""
     code: str = ""
     retryable: bool = False

@@ -211,7 +211,9 @@ def take(copy: LiveAnswer, row: StoredAnswer) -> None:
 def end(copy: LiveAnswer, row: StoredAnswer) -> None:
     usage = None
     if row.prompt_tokens is not None and row.completion_tokens is not None:
-        usage = Usage(row.prompt_tokens, row.completion_tokens, row.tokens_estimated)
+        usage = Usage(
+            row.prompt_tokens, row.completion_tokens, row.tokens_estimated, row.left
+        )
     copy.end(
         status=row.status,
         finish_reason=row.finish_reason,

@@ -14,7 +14,7 @@ from chat import prompts
 from chat.asks import Ask
 from chat.grounding import Source, grounded_prompt
 from conversations.turns import Turn, note_sources, sources_before
-from llmbackend.chat_models import context_window
+from llmbackend.chat_models import TOKENS_KEPT_FOR_ANSWER, context_window
 from llmbackend.threads import DatabaseThreads
 from rag.followups import readings
 from rag.indexes import Base
@@ -25,7 +25,8 @@ from rag.retrieval import Findings, Knowledge, base_of, texts_of
 SNIPPET = 200
 # Of the tokens a prompt may have, the share that passages may take.
 PASSAGES_SHARE = 0.6
-TOKENS_KEPT_FOR_ANSWER = 1024
+TOKENS_AROUND_PASSAGE = 60
+TOKENS_OF_RULES = 150
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +76,15 @@ def base_for(user: User, ask: Ask) -> Base | None:
     if not sources:
         return None
     return base_of(user=user, knowledge_base_id=uuid.UUID(sources[0]["kb_id"]))
+
+
+def room_for(base: Base | None, *, top_k: int) -> int:
+    """The tokens that passages of a base may add to a question at most."""
+    if base is None:
+        return 0
+    # Neighbours become one passage, and others take their places.
+    chunks = 2 * top_k * base.chunk_tokens
+    return chunks + top_k * TOKENS_AROUND_PASSAGE + TOKENS_OF_RULES
 
 
 async def store_sources(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 from django.db import DatabaseError, InterfaceError, close_old_connections, connection
 
+from accounts import tallies
 from accounts.idempotency import forget_old_keys
 from chat.live import LiveAnswer
 from conversations.writers import (
@@ -77,6 +78,7 @@ class Ticker:
                 if swept - tidied > TIDY_EVERY:
                     tidied = swept
                     forget_old_keys()
+                    tallies.forget_ended()
             except (DatabaseError, InterfaceError) as exc:
                 # The next tick tries again; the texts are in memory meanwhile.
                 logger.warning("A checkpoint failed (%s)", type(exc).__name__)
@@ -128,3 +130,4 @@ def clean_up() -> None:
     forget_dead_writers()
     fail_abandoned()
     forget_old_keys()
+    tallies.forget_ended()

@@ -2,9 +2,10 @@
 
 from django.urls import re_path
 
-from chat.views import ChatViewSet
+from chat.views import ChatViewSet, UsageViewSet
 
 urlpatterns = [
+    re_path(r"^api/users/me/usage/?$", UsageViewSet.as_view({"get": "list"})),
     re_path(r"^api/chat/models/?$", ChatViewSet.as_view({"get": "models"})),
     re_path(
         r"^api/chat/(?P<conversation_id>[^/]+)/stop/?$",

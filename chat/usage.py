@@ -6,11 +6,15 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from django.db import InterfaceError, OperationalError
+
 from chat.completion import Usage
 from chat.live import LiveAnswer
 from chat.writing import Written
+from conversations.allowances import left_of
 from conversations.models import Message
 from conversations.turns import Turn
+from llmbackend.threads import DatabaseThreads
 from llmbackend.token_counts import tokens
 
 FAILED = Message.Status.FAILED
@@ -33,6 +37,19 @@ async def counted(written: Written, *, answer: LiveAnswer, turn: Turn) -> Writte
         estimated=before.estimated or now.estimated,
     )
     return replace(written, usage=total)
+
+
+async def with_left(
+    written: Written, *, turn: Turn, threads: DatabaseThreads
+) -> Written:
+    """`written` with the tokens that its owner can still spend, if they are limited."""
+    if written.usage is None or not turn.limits.on_tokens:
+        return written
+    try:
+        left = await threads.run(left_of, turn.owner_id, turn.limits)
+    except (OperationalError, InterfaceError):
+        return written  # Its end is stored, and need not wait for this.
+    return replace(written, usage=replace(written.usage, left=left))
 
 
 def _was_refused(written: Written, answer: LiveAnswer) -> bool:

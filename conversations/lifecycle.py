@@ -12,7 +12,8 @@ from accounts import idempotency
 from accounts.idempotency import Once
 from accounts.models import User
 from conversations import history
-from conversations.models import Conversation, ConversationQuerySet
+from conversations.models import Conversation, ConversationQuerySet, Message
+from conversations.usage import note_interrupted
 from llmbackend.chat_models import provider_for, usable_provider_for
 from llmbackend.config import Provider
 from llmbackend.crypto import origin_of, seal, unseal
@@ -139,9 +140,16 @@ def delete(*, owner: User, conversation_id: int) -> None:
 
 
 def remove(found: ConversationQuerySet, *, conversation_id: int) -> None:
-    """Remove one of the conversations `found`; raises NotFound."""
+    """
+    Remove one of the conversations `found`; raises NotFound.
+
+    What an answer that is being written has cost by now stays with its owner.
+    """
     with transaction.atomic():
         conversation = found.select_for_update().fetch(conversation_id)
+        written = conversation.messages.filter(status=Message.Status.STREAMING)
+        for answer_pk in written.values_list("pk", flat=True):
+            note_interrupted(answer_pk)
         conversation.delete()
     history.forget(
         owner_id=conversation.owner_id,

@@ -156,6 +156,10 @@ class Message(models.Model):
     prompt_tokens = models.PositiveIntegerField(null=True)
     completion_tokens = models.PositiveIntegerField(null=True)
     tokens_estimated = models.BooleanField(default=False)
+    set_aside = models.PositiveIntegerField(
+        default=0,
+        help_text="Tokens of its owner's limits; they count while it is streaming.",
+    )
     created_at = models.DateTimeField()
     first_token_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.db.models import F, QuerySet
 from django.db.models.functions import Substr
 
+from accounts.limits import limits_of
 from accounts.models import User
+from conversations.allowances import left_of
 from conversations.models import Conversation, Message
 from conversations.writers import interrupt_orphans
 
@@ -18,7 +21,11 @@ STREAMING = Message.Status.STREAMING
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredAnswer:
-    """An answer's row; `text` and `reasoning` may be what follows an offset only."""
+    """
+    An answer's row; `text` and `reasoning` may be what follows an offset only.
+
+    `left` are the tokens that its owner can still spend, by limit, once it has ended.
+    """
 
     pk: int
     conversation_id: int
@@ -36,6 +43,8 @@ class StoredAnswer:
     writer_id: uuid.UUID | None
     text: str
     reasoning: str
+    owner_id: int
+    left: Mapping[str, int]
 
     @property
     def is_open(self) -> bool:
@@ -91,7 +100,13 @@ def _first(
         "writer_id",
         Substr("content", text + 1) if text else F("content"),
         Substr("reasoning", reasoning + 1) if reasoning else F("reasoning"),
+        "conversation__owner",
     ).first()
     if row is None:
         return None
-    return StoredAnswer(**dict(zip(StoredAnswer.__slots__, row, strict=True)))
+    fields = zip(StoredAnswer.__slots__, (*row, {}), strict=True)
+    found = StoredAnswer(**dict(fields))
+    if found.is_open or found.prompt_tokens is None:
+        return found
+    owner = User.objects.filter(pk=found.owner_id).first()
+    return replace(found, left=left_of(owner.pk, limits_of(owner)) if owner else {})

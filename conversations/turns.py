@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, cast
 
 from django.conf import settings
@@ -14,8 +15,10 @@ from django.utils import timezone
 
 from accounts import idempotency
 from accounts.idempotency import Once
+from accounts.limits import limits_of
 from accounts.models import User
 from conversations import usage
+from conversations.allowances import admit
 from conversations.asked import Asked, Continue, Edit, Question, Regenerate
 from conversations.branches import Node, nodes_of, path_to, place_of
 from conversations.history import Said, closed_path
@@ -24,9 +27,11 @@ from conversations.titles import made_of
 from conversations.usage import Spent
 from conversations.writers import beat, held_by, interrupt_orphans, lock, touch
 from llmbackend.chat_models import provider_for
+from llmbackend.config import Limits
 from llmbackend.errors import (
     AnswerInProgress,
     Invalid,
+    LimitReached,
     NotActive,
     NotFound,
     NothingToContinue,
@@ -43,7 +48,7 @@ class Turn:
 
     `text`, `reasoning`, `sources` and the tokens are what a continued answer has and
     has cost already; `titled` is the title that the question gave its conversation, if
-    it gave one.
+    it gave one; `limits` are its owner's.
     """
 
     conversation_id: int
@@ -60,6 +65,7 @@ class Turn:
     sealed_key: str
     question: str
     earlier: tuple[Said, ...]
+    limits: Limits
     text: str = ""
     reasoning: str = ""
     sources: tuple[dict[str, Any], ...] = ()
@@ -93,21 +99,24 @@ def open_turn(
     asked: Asked,
     writer: uuid.UUID,
     key: Once | None = None,
+    passages: int = 0,
 ) -> Turn | str:
     """
     Commit a question and the empty answer `writer` will fill, or reopen an answer.
 
     Where `key` did so before, nothing happens: what it made then is returned, as
-    `made_by` puts it. Raises NotFound, NotActive, NothingToContinue, UnknownModel,
-    Forbidden for a model that is not granted, IdempotencyMismatch and, while another
-    answer is being written, AnswerInProgress.
+    `made_by` puts it. `passages` is how many tokens a knowledge base may add to what is
+    sent. Raises NotFound, NotActive, NothingToContinue, UnknownModel, Forbidden for a
+    model that is not granted, IdempotencyMismatch, what `admit` raises and, while
+    another answer is being written, AnswerInProgress.
     """
+    opened = partial(_open_turn, user, conversation_id, asked, writer, key, passages)
     try:
-        return _open_turn(user, conversation_id, asked, writer, key)
-    except AnswerInProgress:
-        if not interrupt_orphans(conversation_id=conversation_id):
+        return opened()
+    except (AnswerInProgress, LimitReached):
+        if not interrupt_orphans(owner_id=user.pk):
             raise
-        return _open_turn(user, conversation_id, asked, writer, key)
+        return opened()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -120,7 +129,12 @@ class _Rows:
 
 
 def _open_turn(
-    user: User, conversation_id: int, asked: Asked, writer: uuid.UUID, key: Once | None
+    user: User,
+    conversation_id: int,
+    asked: Asked,
+    writer: uuid.UUID,
+    key: Once | None,
+    passages: int,
 ) -> Turn | str:
     with transaction.atomic():
         conversation = _locked(user, conversation_id)
@@ -133,8 +147,11 @@ def _open_turn(
         last, running = _numbered(conversation)
         if running:
             raise AnswerInProgress
+        set_aside = admit(
+            user, conversation=conversation, asked=asked, passages=passages
+        )
         now = timezone.now()
-        new = _New(conversation, last + 1, _Writing(provider, writer, now))
+        new = _New(conversation, last + 1, _Writing(provider, writer, now, set_aside))
         rows = _rows(new, asked)
         titled = "" if conversation.title else made_of(rows.question.content)
         _BEGUN.run(
@@ -171,6 +188,7 @@ def _open_turn(
         completion_tokens=answer.completion_tokens or 0,
         tokens_estimated=answer.tokens_estimated,
         titled=titled,
+        limits=limits_of(user),
     )
 
 
@@ -181,11 +199,12 @@ def made_by(answer: Message) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Writing:
-    """Who writes the answer, and since when."""
+    """Who writes the answer, since when, and the tokens it may take."""
 
     provider: str
     writer: uuid.UUID
     now: datetime
+    set_aside: int
 
 
 def _locked(user: User, conversation_id: int) -> Conversation:
@@ -295,6 +314,7 @@ class _New:
             model=self.conversation.model,
             provider=self.writing.provider,
             writer_id=self.writing.writer,
+            set_aside=self.writing.set_aside,
             created_at=self.writing.now,
         )
         _ADD_MESSAGE.run(answer)
@@ -311,7 +331,7 @@ def _reopened(answer: Message, model: str, writing: _Writing) -> Message:
     answer.model, answer.provider = model, writing.provider
     answer.finish_reason = answer.error_code = ""
     answer.finished_at, answer.stop_requested = None, False
-    answer.writer_id = writing.writer
+    answer.writer_id, answer.set_aside = writing.writer, writing.set_aside
     answer.save()
     return answer
 

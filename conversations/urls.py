@@ -2,10 +2,9 @@
 
 from django.urls import re_path
 
-from conversations.views import ConversationViewSet as Conversations, UsageViewSet
+from conversations.views import ConversationViewSet as Conversations
 
 urlpatterns = [
-    re_path(r"^api/users/me/usage/?$", UsageViewSet.as_view({"get": "list"})),
     re_path(r"^api/conversations/create/?$", Conversations.as_view({"post": "create"})),
     re_path(r"^api/conversations/list/?$", Conversations.as_view({"get": "list"})),
     re_path(

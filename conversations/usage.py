@@ -10,7 +10,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from accounts.models import User
-from conversations.models import Message, Usage
+from conversations.models import Conversation, Message, Usage
 from llmbackend.chat_models import QUOTE, context_window
 from llmbackend.prepared import Update, given
 from llmbackend.token_counts import tokens
@@ -87,10 +87,7 @@ def note_interrupted(answer_pk: int) -> None:
     if answer.model == QUOTE:
         return
     conversation = answer.conversation
-    prompt = conversation.system_prompt
-    if prompt is None:
-        prompt = settings.CONFIG.chat.system_prompt
-    sent = tokens(prompt) + tokens_above(answer)
+    sent = tokens(system_prompt_of(conversation)) + tokens_above(answer)
     sent = min(sent, context_window(answer.model, config=settings.CONFIG))
     received = tokens(answer.content) + tokens(answer.reasoning)
     # A continued answer was counted before, with the text it had then.
@@ -108,6 +105,13 @@ def note_interrupted(answer_pk: int) -> None:
         update_fields=["prompt_tokens", "completion_tokens", "tokens_estimated"]
     )
     note(owner_id=conversation.owner_id, model=answer.model, spent=spent)
+
+
+def system_prompt_of(conversation: Conversation) -> str:
+    """What its model is told first; empty for nothing."""
+    configured: str = settings.CONFIG.chat.system_prompt
+    own = conversation.system_prompt
+    return configured if own is None else own
 
 
 def tokens_above(answer: Message) -> int:

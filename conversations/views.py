@@ -8,7 +8,7 @@ from rest_framework import viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts.grants import ACCOUNT, CHAT
+from accounts.grants import CHAT
 from accounts.idempotency import once
 from accounts.models import User
 from conversations import branches, lifecycle
@@ -21,9 +21,7 @@ from conversations.serializers import (
     HistorySerializer,
     ListSerializer,
     NewConversationSerializer,
-    PeriodSerializer,
 )
-from conversations.usage import Spent, spent_by_day
 from llmbackend.errors import NotFound
 
 
@@ -135,42 +133,6 @@ class ConversationViewSet(viewsets.ViewSet):
             owner=cast(User, request.user), conversation_id=as_id(conversation_id)
         )
         return Response({"message": "Conversation deleted successfully"})
-
-
-class UsageViewSet(viewsets.ViewSet):
-    """What the answers of a user cost."""
-
-    scopes = {"list": ACCOUNT}
-
-    def list(self, request: Request) -> Response:
-        asked = PeriodSerializer(data=request.query_params)
-        asked.is_valid(raise_exception=True)
-        period = asked.validated_data
-        days = spent_by_day(owner=cast(User, request.user), **period)
-        return Response(
-            {
-                **{name: day.isoformat() for name, day in period.items()},
-                "total": spent_body(sum((row.spent for row in days), Spent())),
-                "days": [
-                    {
-                        "day": row.day.isoformat(),
-                        "model": row.model,
-                        **spent_body(row.spent),
-                    }
-                    for row in days
-                ],
-            }
-        )
-
-
-def spent_body(spent: Spent) -> dict[str, int]:
-    return {
-        "answers": spent.answers,
-        "estimated_answers": spent.estimated_answers,
-        "prompt_tokens": spent.prompt_tokens,
-        "completion_tokens": spent.completion_tokens,
-        "total_tokens": spent.prompt_tokens + spent.completion_tokens,
-    }
 
 
 def as_id(text: str) -> int:

@@ -109,15 +109,20 @@ def orphans() -> QuerySet[Message]:
     )
 
 
-def interrupt_orphans(*, conversation_id: int | None = None) -> int:
+def interrupt_orphans(
+    *, conversation_id: int | None = None, owner_id: int | None = None
+) -> int:
     """
     End as `interrupted` the answers whose writer is dead; how many there were.
 
-    Costs one read when there are none.
+    Only those of a conversation, or of a user, if one is named. Costs one read when
+    there are none.
     """
     left = orphans()
     if conversation_id is not None:
         left = left.filter(conversation=conversation_id)
+    if owner_id is not None:
+        left = left.filter(conversation__owner=owner_id)
     found = list(left.values_list("pk", "conversation_id"))
     return sum(_interrupt(pk, conversation) for pk, conversation in found)
 

@@ -15,6 +15,8 @@ from llmbackend.providers import Clients, Connection
 LOCAL = Provider(name="local", base_url="http://local.invalid")
 # A chat model without a model: it quotes from a knowledge base.
 QUOTE = "local-quote"
+# What an answer is left of the model's window where its length is not limited.
+TOKENS_KEPT_FOR_ANSWER = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -117,13 +117,28 @@ class Local:
 
 @dataclass(frozen=True, kw_only=True)
 class Rag:
-    """How knowledge bases are embedded, and how much a user may keep in them."""
+    """How knowledge bases are embedded and searched."""
 
     default_embedding_model: str = "auto"
     max_upload_mb: Count = 50
-    max_documents: Count = 1000
-    max_total_mb: Count = 1024
     index_memory_mb: Count = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What each user may use, unless their account says otherwise; 0 is no limit."""
+
+    messages_per_minute: CountOrZero = 0
+    concurrent_answers: CountOrZero = 0
+    tokens_per_day: CountOrZero = 0
+    tokens_per_month: CountOrZero = 0
+    documents: CountOrZero = 1000
+    document_mb: CountOrZero = 1024
+
+    @property
+    def on_tokens(self) -> bool:
+        """Whether it is limited what answers may cost."""
+        return bool(self.tokens_per_day or self.tokens_per_month)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +169,7 @@ class Config:
     accounts: Accounts = field(default_factory=Accounts)
     providers: tuple[Provider, ...] = ()
     local: Local = field(default_factory=Local)
+    limits: Limits = field(default_factory=Limits)
     rag: Rag = field(default_factory=Rag)
     chat: Chat = field(default_factory=Chat)
 

@@ -34,6 +34,7 @@ Every error the project raises on purpose.
   x TooLarge
     - QuotaExceeded
   x RateLimited
+    - LimitReached
   x Unavailable
     - ServerRestarting
     - DatabaseUnavailable
@@ -58,7 +59,8 @@ A class's docstring is the sentence a client is shown unless the raiser says mor
 from __future__ import annotations
 
 import re
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class LLMBackendError(Exception):
@@ -70,10 +72,21 @@ class LLMBackendError(Exception):
     def __init_subclass__(cls) -> None:
         cls.code = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
-    def __init__(self, message: str = "", *, retry_after: int | None = None) -> None:
-        """`retry_after`: whole seconds after which trying again makes sense."""
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        retry_after: int | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        """
+        `retry_after`: whole seconds after which trying again makes sense.
+
+        `facts` are told beside the sentence, for programs.
+        """
         super().__init__(message or self.__class__.__doc__)
         self.retry_after = retry_after
+        self.facts = facts or {}
 
 
 class Invalid(LLMBackendError):
@@ -199,13 +212,17 @@ class TooLarge(LLMBackendError):
 
 
 class QuotaExceeded(TooLarge):
-    """You keep as many documents as are allowed."""
+    """This is more than your account may have."""
 
 
 class RateLimited(LLMBackendError):
     """Too many requests; try again later."""
 
     retryable = True
+
+
+class LimitReached(RateLimited):
+    """A limit of your account is reached; try again later."""
 
 
 class Unavailable(LLMBackendError):

@@ -89,6 +89,7 @@ def error_body(error: errors.LLMBackendError) -> dict[str, Any]:
     """The body of every error answer; a RAG client is also shown `message`."""
     said = str(error)
     body = {"error": said, "code": error.code, "request_id": request_id.get()}
+    body |= error.facts
     if request_path.get().startswith("/api/rag/"):
         return {"success": False, "message": said, **body}
     return body

@@ -30,12 +30,17 @@ Row = tuple[bytes | memoryview, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
-    """A knowledge base as a search needs it; no ORM object."""
+    """
+    A knowledge base as a search needs it; no ORM object.
+
+    `chunk_tokens` is about how many a chunk has at most.
+    """
 
     id: uuid.UUID
     embedding_model: str
     dimension: int | None
     version: int
+    chunk_tokens: int
 
     @property
     def is_embedded_elsewhere(self) -> bool:
@@ -49,6 +54,7 @@ class Base:
             embedding_model=base.embedding_model,
             dimension=base.dimension,
             version=base.version,
+            chunk_tokens=max(base.chunk_size_cjk, base.chunk_size_latin * 3 // 10),
         )
 
 

@@ -16,7 +16,7 @@ from typing import IO
 import numpy as np
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Count, Q, QuerySet, Sum
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 from numpy.typing import NDArray
@@ -29,7 +29,6 @@ from llmbackend.errors import (
     DimensionChanged,
     EmptyDocument,
     NotFound,
-    QuotaExceeded,
     TooLarge,
 )
 from rag.bases import changed, lock
@@ -38,6 +37,7 @@ from rag.embedders import LOCAL_NGRAM, Embedding, Matrix
 from rag.models import Chunk, Document, KnowledgeBase
 from rag.pacing import paced
 from rag.parsing import Parsed, ParsedChunk, Sizes, parse
+from rag.quota import check_quota
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ def claimed(
             if found is not None and found.status == Status.PROCESSING:
                 return None
             same.filter(status=Status.FAILED).delete()
-            check_quota(owner, size)
+            check_quota(owner, size=size)
             document = _new_row(base, upload, sha256, size)
             idempotency.settle(owner, key, made=str(document.pk))
             return Work(base, document, owner=owner, key=key)
@@ -165,22 +165,6 @@ def _new_row(base: KnowledgeBase, upload: Upload, sha256: str, size: int) -> Doc
         lease_until=Now() + LEASE,
         created_at=timezone.now(),
     )
-
-
-def check_quota(owner: User, size: int) -> None:
-    """Raise QuotaExceeded when one more document of `size` bytes is too much."""
-    rag = settings.CONFIG.rag
-    # Of two at once the second counts the first; SQLite has one writer at a time.
-    User.objects.select_for_update().filter(pk=owner.pk).values_list("pk").first()
-    # Of all their bases, also of those that the request does not reach.
-    kept = Document.objects.filter(knowledge_base__owner=owner)
-    held = kept.exclude(status=Status.FAILED).aggregate(
-        documents=Count("pk"), size=Sum("size_bytes", default=0)
-    )
-    if held["documents"] >= rag.max_documents:
-        raise QuotaExceeded(f"At most {rag.max_documents} documents are kept for you.")
-    if held["size"] + size > rag.max_total_mb << 20:
-        raise QuotaExceeded(f"At most {rag.max_total_mb} MB are kept for you.")
 
 
 class Work:

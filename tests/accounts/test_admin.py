@@ -3,6 +3,7 @@
 import pytest
 from django.test import Client as Browser
 
+from accounts.limits import NAMES
 from accounts.models import User
 from tests.conftest import PASSWORD, make_user
 
@@ -36,3 +37,41 @@ def test_a_name_that_is_taken_is_refused_on_the_page(browser, name):
     assert response.status_code == 200
     assert "already" in response.content.decode()
     assert User.objects.count() == 2
+
+
+class TestLimits:
+    """Of one user, on the page of that user."""
+
+    def saved(self, browser, user, **limits):
+        """The page's answer when it is sent back with these fields changed."""
+        page = f"{USERS}{user.pk}/change/"
+        form = browser.get(page).context["adminform"].form
+        given = {
+            name: form.get_initial_for_field(field, name)
+            for name, field in form.fields.items()
+        }
+        joined = given.pop("date_joined", None) or user.date_joined
+        kept = {name: value for name, value in given.items() if value}
+        dates = {"date_joined_0": joined.date(), "date_joined_1": joined.time()}
+        return browser.post(page, {**kept, **dates, **limits})
+
+    def test_they_are_set_and_emptied(self, browser):
+        ann = make_user("ann")
+
+        for most in (7, 0, None):
+            given = {} if most is None else {"max_tokens_per_day": most}
+            assert self.saved(browser, ann, **given).status_code == 302
+            ann.refresh_from_db()
+            assert ann.max_tokens_per_day == most
+
+    def test_a_number_below_nought_is_refused(self, browser):
+        ann = make_user("ann")
+
+        assert self.saved(browser, ann, max_documents=-1).status_code == 200
+
+    def test_each_is_there_and_says_what_empty_means(self, browser):
+        page = browser.get(f"{USERS}{make_user('ann').pk}/change/").content.decode()
+
+        for name in NAMES:
+            assert f'name="max_{name}"' in page
+        assert page.count("0: no limit.") == len(NAMES)

@@ -315,8 +315,8 @@ class TestAKeyForCertainBases:
     def test_counts_the_documents_of_all_against_the_quota(
         self, limited, bases, as_alice, settings
     ):
-        rag = replace(settings.CONFIG.rag, max_documents=1)
-        settings.CONFIG = replace(settings.CONFIG, rag=rag)
+        limits = replace(settings.CONFIG.limits, documents=1)
+        settings.CONFIG = replace(settings.CONFIG, limits=limits)
         file = {"file": ("a.txt", b"Bees hum.")}
         form = {"data": {"kb_id": bases[1]}, "files": file}
         assert as_alice.post("/api/rag/doc/upload", **form).status_code == 200

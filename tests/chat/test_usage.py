@@ -202,6 +202,14 @@ class TestOfADay:
             "until": today().isoformat(),
             "total": NOTHING,
             "days": [],
+            "limits": {
+                "messages_per_minute": None,
+                "concurrent_answers": None,
+                "tokens_per_day": None,
+                "tokens_per_month": None,
+                "documents": {"allowed": 1000, "remaining": 1000, "reset_time": None},
+                "document_mb": {"allowed": 1024, "remaining": 1024, "reset_time": None},
+            },
         }
 
     def test_it_is_by_model(

@@ -130,11 +130,13 @@ def found(client: httpx2.Client, base: str, query: str, **fields: Any) -> list[A
     return list(response.json()["results"])
 
 
-def is_refused(response: httpx2.Response, status: int, code: str) -> None:
+def is_refused(response: httpx2.Response, status: int, code: str, **facts: Any) -> None:
     """The body of every error to a client of knowledge bases."""
     assert response.status_code == status, response.text
     body = response.json()
-    assert list(body) == ["success", "message", "error", "code", "request_id"]
+    every = ["success", "message", "error", "code", "request_id"]
+    assert list(body) == [*every, *facts]
+    assert body == {**body, **facts}
     assert body["success"] is False
     assert body["message"] == body["error"] != ""
     assert body["code"] == code

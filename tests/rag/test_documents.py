@@ -50,8 +50,8 @@ def listed(client: Client, base: str) -> list[dict[str, Any]]:
 
 
 def limited(settings: Any, **limits: int) -> None:
-    rag = replace(settings.CONFIG.rag, **limits)
-    settings.CONFIG = replace(settings.CONFIG, rag=rag)
+    changed = replace(settings.CONFIG.limits, **limits)
+    settings.CONFIG = replace(settings.CONFIG, limits=changed)
 
 
 class TestUpload:
@@ -287,7 +287,8 @@ class TestLimits:
     def test_a_document_over_the_limit_is_a_413(
         self, as_alice: Client, base: str, settings: Any
     ) -> None:
-        limited(settings, max_upload_mb=1)
+        rag = replace(settings.CONFIG.rag, max_upload_mb=1)
+        settings.CONFIG = replace(settings.CONFIG, rag=rag)
 
         response = upload(as_alice, base, b"x" * ((1 << 20) + 1))
 
@@ -314,17 +315,18 @@ class TestLimits:
     def test_a_document_too_many_is_a_413(
         self, as_alice: Client, base: str, settings: Any
     ) -> None:
-        limited(settings, max_documents=2)
+        limited(settings, documents=2)
         added(as_alice, base, "One.")
         added(as_alice, make_base(as_alice), "One.")
 
-        is_refused(upload(as_alice, base, "Two."), 413, "quota_exceeded")
+        refused = upload(as_alice, base, "Two.")
+        is_refused(refused, 413, "quota_exceeded", limit="documents", allowed=2)
         assert upload(as_alice, base, "One.").json()["duplicate"] is True
 
     def test_a_deleted_and_a_failed_one_make_room(
         self, as_alice: Client, base: str, settings: Any
     ) -> None:
-        limited(settings, max_documents=1)
+        limited(settings, documents=1)
         document = added(as_alice, base, "One.")
         as_alice.post("/api/rag/doc/delete", json={"kb_id": base, "doc_id": document})
         unready(base, Document.Status.FAILED)
@@ -334,7 +336,7 @@ class TestLimits:
     def test_ten_at_once_are_no_more_than_allowed(
         self, as_alice: Client, base: str, settings: Any
     ) -> None:
-        limited(settings, max_documents=3)
+        limited(settings, documents=3)
 
         with ThreadPoolExecutor(10) as pool:
             sent = [pool.submit(upload, as_alice, base, f"No {n}.") for n in range(10)]
@@ -346,18 +348,18 @@ class TestLimits:
     def test_bytes_too_many_are_a_413(
         self, as_alice: Client, base: str, settings: Any
     ) -> None:
-        limited(settings, max_total_mb=1)
+        limited(settings, document_mb=1)
         added(as_alice, base, "word " * 120_000)
 
         response = upload(as_alice, base, "other " * 120_000)
 
-        is_refused(response, 413, "quota_exceeded")
+        is_refused(response, 413, "quota_exceeded", limit="document_mb", allowed=1)
         assert upload(as_alice, base, "A little.").status_code == 200
 
     def test_what_others_keep_does_not_count(
         self, as_alice: Client, as_mallory: Client, base: str, settings: Any
     ) -> None:
-        limited(settings, max_documents=1)
+        limited(settings, documents=1)
         added(as_mallory, make_base(as_mallory))
 
         assert upload(as_alice, base).status_code == 200
