@@ -200,12 +200,20 @@ class Usage(models.Model):
     )
     day = models.DateField(help_text="UTC, of the end of the answer.")
     model = models.CharField(max_length=200)
-    answers = models.PositiveIntegerField(default=0)
+    answers = models.PositiveIntegerField(
+        default=0, help_text="Those that cost anything; a continued one at each end."
+    )
     estimated_answers = models.PositiveIntegerField(
         default=0, help_text="Those whose tokens nobody counted for us."
     )
     prompt_tokens = models.PositiveBigIntegerField(default=0)
     completion_tokens = models.PositiveBigIntegerField(default=0)
+    # All that ended, by how they did: named like the statuses of messages.
+    complete = models.PositiveIntegerField(default=0)
+    stopped = models.PositiveIntegerField(default=0)
+    truncated = models.PositiveIntegerField(default=0)
+    failed = models.PositiveIntegerField(default=0)
+    interrupted = models.PositiveIntegerField(default=0)
 
     class Meta:
         constraints = [

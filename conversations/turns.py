@@ -428,14 +428,16 @@ _ENDED = Update(
 
 
 def _note_usage(turn: Turn, outcome: Outcome) -> None:
-    if outcome.prompt_tokens is None or outcome.completion_tokens is None:
-        return
-    spent = Spent(
-        answers=1,
-        estimated_answers=int(outcome.tokens_estimated),
-        prompt_tokens=outcome.prompt_tokens - turn.prompt_tokens,
-        completion_tokens=outcome.completion_tokens - turn.completion_tokens,
+    spent = Spent()
+    if outcome.prompt_tokens is not None and outcome.completion_tokens is not None:
+        prompt = outcome.prompt_tokens - turn.prompt_tokens
+        # None, where it was to be continued and the provider was not reached.
+        spent = Spent(
+            answers=int(prompt > 0),
+            estimated_answers=int(prompt > 0 and outcome.tokens_estimated),
+            prompt_tokens=prompt,
+            completion_tokens=outcome.completion_tokens - turn.completion_tokens,
+        )
+    usage.note(
+        owner_id=turn.owner_id, model=turn.model, status=outcome.status, spent=spent
     )
-    if not spent.prompt_tokens:
-        return  # It was to be continued, and the provider was not reached.
-    usage.note(owner_id=turn.owner_id, model=turn.model, spent=spent)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
 from django.conf import settings
-from django.db.models import F
+from django.db.models import F, Sum
 from django.utils import timezone
 
 from accounts.models import User
@@ -14,6 +15,9 @@ from conversations.models import Conversation, Message, Usage
 from llmbackend.chat_models import QUOTE, context_window
 from llmbackend.prepared import Update, given
 from llmbackend.token_counts import tokens
+
+ENDS = ("complete", "stopped", "truncated", "failed", "interrupted")
+COUNTED = (*ENDS, "prompt_tokens", "completion_tokens", "estimated_answers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +47,23 @@ class DayOfModel:
     spent: Spent
 
 
-def note(*, owner_id: int, model: str, spent: Spent) -> None:
-    """Add to what a user spent today, in the caller's transaction."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """What a user or the users of a model spent: the sums of COUNTED, in its order."""
+
+    name: str
+    counts: Sequence[int]
+
+
+def note(*, owner_id: int, model: str, status: str, spent: Spent) -> None:
+    """
+    Add to what a user spent today an answer that ends, in the caller's transaction.
+
+    `status` is how it ends.
+    """
     today = timezone.now().date()
     more = {name: getattr(spent, name) for name in Spent.__slots__}
+    more |= {end: int(end == status) for end in ENDS}
     of_today = {"owner": owner_id, "day": today, "model": model, **more}
     if not _ADDED.run(**of_today):
         # Another answer may do the same just now: the row is made once, then added to.
@@ -59,13 +76,15 @@ _ADDED = Update(
     lambda: Usage.objects.filter(
         **{name: given(Usage, name) for name in ("owner", "day", "model")}
     ),
-    lambda: {name: F(name) + given(Usage, name) for name in Spent.__slots__},
+    lambda: {
+        name: F(name) + given(Usage, name) for name in (*Spent.__slots__, *ENDS)
+    },
 )
 
 
 def spent_by_day(*, owner: User, since: date, until: date) -> list[DayOfModel]:
     """What a user spent from `since` to `until`, both included, the latest first."""
-    rows = Usage.objects.filter(owner=owner, day__range=(since, until))
+    rows = Usage.objects.filter(owner=owner, day__range=(since, until), answers__gt=0)
     return [
         DayOfModel(
             day=row.day,
@@ -76,6 +95,16 @@ def spent_by_day(*, owner: User, since: date, until: date) -> list[DayOfModel]:
     ]
 
 
+def totals_since(since: date, *, by: str) -> list[Totals]:
+    """What was spent since a day, by `user` or `model`, most first, in one query."""
+    name = "owner__username" if by == "user" else "model"
+    sums = {each: Sum(each) for each in COUNTED}
+    rows = Usage.objects.filter(day__gte=since).values(name=F(name)).annotate(**sums)
+    both = F("prompt_tokens") + F("completion_tokens")
+    found = rows.order_by(both.desc(), "name").values_list("name", *COUNTED)
+    return [Totals(name=name, counts=counts) for name, *counts in found]
+
+
 def note_interrupted(answer_pk: int) -> None:
     """
     Estimate what an answer cost whose writer is dead, in the caller's transaction.
@@ -84,8 +113,17 @@ def note_interrupted(answer_pk: int) -> None:
     model's window.
     """
     answer = Message.objects.select_related("conversation").get(pk=answer_pk)
-    if answer.model == QUOTE:
-        return
+    spent = Spent() if answer.model == QUOTE else _estimated(answer)
+    note(
+        owner_id=answer.conversation.owner_id,
+        model=answer.model,
+        status=Message.Status.INTERRUPTED,
+        spent=spent,
+    )
+
+
+def _estimated(answer: Message) -> Spent:
+    """What an answer cost since it was begun or continued; stored with it."""
     conversation = answer.conversation
     sent = tokens(system_prompt_of(conversation)) + tokens_above(answer)
     sent = min(sent, context_window(answer.model, config=settings.CONFIG))
@@ -104,7 +142,7 @@ def note_interrupted(answer_pk: int) -> None:
     answer.save(
         update_fields=["prompt_tokens", "completion_tokens", "tokens_estimated"]
     )
-    note(owner_id=conversation.owner_id, model=answer.model, spent=spent)
+    return spent
 
 
 def system_prompt_of(conversation: Conversation) -> str:

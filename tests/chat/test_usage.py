@@ -10,6 +10,7 @@ import pytest
 from django.conf import settings
 
 from conversations.models import Message, Usage
+from conversations.usage import ENDS
 from conversations.writers import interrupt_orphans
 from llmbackend.token_counts import tokens
 from tests.chat.streams import SSE, Event, events_of
@@ -261,6 +262,50 @@ class TestOfADay:
             **counts(84, 36),
             "answers": 12,
         }
+
+
+class TestEnds:
+    """Of which an operator's report is made."""
+
+    def ended(self, model: str = "gpt-4o") -> dict[str, int]:
+        row = Usage.objects.values(*ENDS).get(model=model)
+        return {name: count for name, count in row.items() if count}
+
+    def test_every_answer_counts_once_at_each_end(
+        self, as_alice: Client, conversation: int, provider: FakeProvider
+    ) -> None:
+        longer = Script(pieces=["Hello"], finish_reason="length")
+        provider.enqueue(Script(), Script(**CUT), longer, refusal(401))
+        for _ in range(3):
+            as_alice.ask(conversation, "Hi")
+
+        as_alice.post(f"/api/chat/{conversation}/continue")
+
+        assert self.ended() == {"complete": 2, "truncated": 1, "failed": 1}
+        assert Usage.objects.get().answers == 3
+
+    def test_one_that_cost_nothing_is_in_the_report_alone(
+        self, as_alice: Client, conversation: int, provider: FakeProvider
+    ) -> None:
+        provider.enqueue(refusal(401))
+        as_alice.ask(conversation, "Hi")
+        as_alice.ask(as_alice.conversation(model="local-quote"), "Hi")
+
+        assert self.ended() == {"failed": 1}
+        assert self.ended("local-quote") == {"complete": 1}
+        assert as_alice.get(PATH).json()["days"] == []
+
+    def test_who_dies_and_who_is_deleted_is_interrupted(
+        self, as_alice: Client, conversation: int
+    ) -> None:
+        other = as_alice.conversation()
+        for each in (conversation, other):
+            as_alice.ask(each, "Hi")
+        Message.objects.filter(number=2).update(status="streaming", writer=None)
+        as_alice.post(f"/api/conversations/del/{conversation}")
+        interrupt_orphans()
+
+        assert self.ended() == {"complete": 2, "interrupted": 2}
 
 
 class TestPeriods:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, timedelta
 from io import StringIO
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from conversations.models import Conversation, Message
+from conversations.models import Conversation, Message, Usage
 from tests.conftest import make_user
 from tests.conversations.conftest import (
     make_conversation,
@@ -90,3 +90,61 @@ class TestPruneConversations:
     def test_an_unknown_user_is_an_error(self, db: None) -> None:
         with pytest.raises(CommandError, match="no user 'nobody'"):
             output_of("prune_conversations", "--older-than=1d", "--user=nobody")
+
+
+class TestUsageReport:
+    HEAD = (
+        "complete  stopped  truncated  failed  interrupted  prompt_tokens  "
+        "completion_tokens  estimated_answers  "
+    )
+
+    @pytest.fixture(autouse=True)
+    def some_days(self, alice: Any) -> None:
+        bob = make_user("王小明")
+        for owner, day, model, ends in (
+            (alice, 1, "gpt-4o", {"complete": 9}),
+            (alice, 2, "gpt-4o", {"complete": 2, "stopped": 1}),
+            (alice, 3, "gpt-5", {"truncated": 1, "estimated_answers": 1}),
+            (bob, 3, "gpt-5", {"complete": 100, "failed": 2, "interrupted": 3}),
+        ):
+            Usage.objects.create(
+                **{"owner": owner, "day": date(2025, 3, day), "model": model, **ends},
+                answers=1,
+                prompt_tokens=10 ** (day - 1),
+                completion_tokens=len(owner.username),
+            )
+
+    def report(self, by: str, since: str = "2025-03-02") -> list[str]:
+        return output_of("usage_report", "--by", by, "--since", since).splitlines()
+
+    def test_by_user(self) -> None:
+        assert self.report("user") == [
+            f"{self.HEAD}user",
+            "       2        1          1       0            0            110  "
+            "               10                  1  alice",
+            "     100        0          0       2            3            100  "
+            "                3                  0  王小明",
+            "     102        1          1       2            3            210  "
+            "               13                  1  (total)",
+        ]
+
+    def test_by_model(self) -> None:
+        lines = [line.split() for line in self.report("model")]
+
+        assert lines[1] == ["100", "0", "1", "2", "3", "200", "8", "1", "gpt-5"]
+        assert lines[2] == ["2", "1", "0", "0", "0", "10", "5", "0", "gpt-4o"]
+        assert len(lines) == 4
+
+    def test_of_a_time_without_answers(self) -> None:
+        assert [line.split()[-1] for line in self.report("user", "2025-03-04")] == [
+            "user",
+            "(total)",
+        ]
+
+    def test_it_is_one_query(self, django_assert_num_queries: Any) -> None:
+        with django_assert_num_queries(1):
+            self.report("user")
+
+    def test_a_day_is_a_date(self) -> None:
+        with pytest.raises(CommandError, match="a day like 2026-11-01"):
+            self.report("user", "yesterday")
