@@ -17,6 +17,7 @@ from conversations.writers import (
     Growth,
     Held,
     forget_dead_writers,
+    give_up,
     interrupt_orphans,
     tick,
 )
@@ -30,6 +31,8 @@ INTERVAL = 0.4
 CHECKPOINT_EVERY = 0.6
 IDLE_INTERVAL = 2.0
 TIDY_EVERY = 3600.0
+# Seconds that the rows of an answer may be there before its writing begins.
+LOST_AFTER = 5.0
 CHARACTERS_A_TICK = 4 << 20
 
 
@@ -53,6 +56,7 @@ class Ticker:
         self._live = live
         self._report = report
         self._stored: dict[int, tuple[float, int]] = {}
+        self._missed: dict[int, float] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ticker", daemon=True)
 
@@ -97,6 +101,22 @@ class Ticker:
             size = len(growth.text) + len(growth.reasoning)
             self._stored[growth.answer_pk] = (now, size)
         self._report(live, held)
+        self._give_up_lost(held.open)
+
+    def _give_up_lost(self, held: frozenset[int]) -> None:
+        """
+        Let go of answers that nobody here writes, though their rows say so.
+
+        Their end could not be stored, or their writing not be begun, while the database
+        was away. They would be open, and keep what is set aside for them, as long as
+        this process has others to write.
+        """
+        now = time.monotonic()
+        lacking = held - {answer.pk for answer in self._live()}
+        self._missed = {pk: self._missed.get(pk, now) for pk in lacking}
+        lost = [pk for pk, since in self._missed.items() if now - since > LOST_AFTER]
+        if lost:
+            give_up(self._writer, lost)
 
     def _grown(self, live: list[LiveAnswer]) -> list[Growth]:
         """What to store now: the longest unstored first, within a tick's limit."""

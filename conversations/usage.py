@@ -76,9 +76,7 @@ _ADDED = Update(
     lambda: Usage.objects.filter(
         **{name: given(Usage, name) for name in ("owner", "day", "model")}
     ),
-    lambda: {
-        name: F(name) + given(Usage, name) for name in (*Spent.__slots__, *ENDS)
-    },
+    lambda: {name: F(name) + given(Usage, name) for name in (*Spent.__slots__, *ENDS)},
 )
 
 

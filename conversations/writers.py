@@ -102,6 +102,11 @@ _GROWN = Update(
 )
 
 
+def give_up(writer: uuid.UUID, answer_pks: Sequence[int]) -> None:
+    """Leave answers that `writer` does not write to whoever ends those of the dead."""
+    held_by(writer).filter(pk__in=answer_pks).update(writer=None)
+
+
 def orphans() -> QuerySet[Message]:
     """The answers whose writer is dead, or has no row any more."""
     return Message.objects.filter(

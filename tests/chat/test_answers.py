@@ -14,7 +14,7 @@ from django.db.models.functions import Now
 from conversations.models import Message, Writer
 from tests.chat.eventually import eventually
 from tests.conftest import Client, Served, until_idle
-from tests.fake_provider import FakeProvider, Script
+from tests.fake_provider import ENDLESSLY, FakeProvider, Script
 
 
 @pytest.fixture
@@ -163,3 +163,34 @@ def left_by_a_dead_process(
         created_at=Now(),
     )
     Conversation.objects.filter(pk=conversation).update(active_leaf=answer)
+
+
+def test_what_nobody_writes_any_more_is_ended_also_while_its_process_lives(
+    as_alice: Client, conversation: int, provider: FakeProvider, server: Served
+) -> None:
+    left = as_alice.conversation()
+    as_alice.ask(left, "Hi")
+    # As it is when its end could not be stored.
+    writer = server.application.answers.writer
+    Message.objects.filter(number=2).update(status="streaming", writer=writer)
+    provider.default = Script(
+        pieces=["."],
+        finish_reason=None,
+        usage=None,
+        done=False,
+        pause=0.1,
+        repeats=ENDLESSLY,
+    )
+    path = f"/api/chat/{conversation}"
+
+    with as_alice.stream("POST", path, json={"message": "Hi"}) as response:
+        next(response.iter_bytes())
+        answers = Message.objects.filter(number=2)
+        ended = eventually(
+            lambda: answers.get(conversation=left).status == "interrupted", 20
+        )
+        going_on = answers.get(conversation=conversation).status
+
+    as_alice.post(f"{path}/stop")
+    assert ended
+    assert going_on == "streaming"
