@@ -12,7 +12,7 @@ from django.conf import settings
 from accounts.models import User
 from chat import prompts
 from chat.asks import Ask
-from chat.grounding import Source, grounded_prompt
+from chat.grounding import Grounded, Source, grounded
 from conversations.turns import Turn, note_sources, sources_before
 from llmbackend.chat_models import TOKENS_KEPT_FOR_ANSWER, context_window
 from llmbackend.threads import DatabaseThreads
@@ -128,7 +128,7 @@ class Spoken:
 
 def plain_messages(turn: Turn) -> list[dict[str, str]]:
     """What the model is sent without a knowledge base."""
-    return _messages(turn, system_prompt=system_prompt_of(turn))
+    return _messages(turn, Grounded(rules="", passages="", kept=0))
 
 
 def grounded_messages(
@@ -139,8 +139,8 @@ def grounded_messages(
     sources = [
         Source(name=passage.document_name, text=passage.content) for passage in passages
     ]
-    system_prompt, kept = _with_sources(turn, sources)
-    return _messages(turn, system_prompt=system_prompt), passages[:kept]
+    found = _grounded(turn, sources)
+    return _messages(turn, found), passages[: found.kept]
 
 
 def continued_messages(turn: Turn, texts: Sequence[str]) -> list[dict[str, str]]:
@@ -149,28 +149,24 @@ def continued_messages(turn: Turn, texts: Sequence[str]) -> list[dict[str, str]]
         Source(name=source["doc_name"], text=text)
         for source, text in zip(turn.sources, texts, strict=True)
     ]
-    system_prompt, _ = _with_sources(turn, sources)
-    return _messages(turn, system_prompt=system_prompt)
+    return _messages(turn, _grounded(turn, sources))
 
 
-def _with_sources(turn: Turn, sources: Sequence[Source]) -> tuple[str, int]:
-    return grounded_prompt(
-        system_prompt=system_prompt_of(turn),
-        question=turn.question,
-        sources=sources,
-        budget=int(budget_of(turn) * PASSAGES_SHARE),
-    )
+def _grounded(turn: Turn, sources: Sequence[Source]) -> Grounded:
+    budget = int(budget_of(turn) * PASSAGES_SHARE)
+    return grounded(question=turn.question, sources=sources, budget=budget)
 
 
-def _messages(turn: Turn, *, system_prompt: str) -> list[dict[str, str]]:
+def _messages(turn: Turn, found: Grounded) -> list[dict[str, str]]:
     earlier: list[prompts.Utterance] = list(turn.earlier)
     question = turn.question
     if turn.continues and turn.text:
         earlier += [Spoken("user", question), Spoken("assistant", turn.text)]
         question = prompts.go_on(turn.text)
     return prompts.plain(
-        system_prompt=system_prompt,
+        system_prompt=prompts.joined(system_prompt_of(turn), found.rules),
         earlier=earlier,
+        passages=found.passages,
         question=question,
         budget=budget_of(turn),
     )

@@ -23,16 +23,18 @@ def plain(
     earlier: Iterable[Utterance],
     question: str,
     budget: int,
+    passages: str = "",
 ) -> list[dict[str, str]]:
     """
     The system prompt, what was said, and the question, within `budget` tokens.
 
     Roles alternate: a question that got no text is joined with the next by an empty
-    line. The oldest whole turns are dropped first; prompt and question are kept
-    whatever their size.
+    line, and `passages` to answer it from are before it in the same message. The oldest
+    whole turns are dropped first; prompt, passages and question are kept whatever their
+    size.
     """
     turns, unanswered = paired(earlier)
-    asked = "\n\n".join([*unanswered, question])
+    asked = joined(passages, *unanswered, question)
     left = budget - tokens(system_prompt) - tokens(asked)
     kept: list[dict[str, str]] = []
     for said, answered in reversed(turns):
@@ -44,6 +46,11 @@ def plain(
             kept.append({"role": "user", "content": said})
     system = [{"role": "system", "content": system_prompt}] if system_prompt else []
     return [*system, *reversed(kept), {"role": "user", "content": asked}]
+
+
+def joined(*parts: str) -> str:
+    """Those that are not empty, with an empty line between."""
+    return "\n\n".join(part for part in parts if part)
 
 
 def go_on(text: str) -> str:

@@ -56,6 +56,29 @@ def test_questions_without_an_answer_are_joined_with_the_next() -> None:
     assert contents == ["Be kind.", "a\n\nb", "B", "c\n\nNow?"]
 
 
+def test_passages_stand_before_what_is_asked_and_not_in_the_system_prompt() -> None:
+    messages = plain(
+        system_prompt="Be kind.",
+        earlier=[user("a"), assistant("A"), user("c")],
+        passages="[1] Swifts fly.",
+        question="Now?",
+        budget=100,
+    )
+
+    assert messages[0] == {"role": "system", "content": "Be kind."}
+    assert messages[-1] == {"role": "user", "content": "[1] Swifts fly.\n\nc\n\nNow?"}
+
+
+def test_passages_leave_less_room_for_what_was_said() -> None:
+    earlier = [user("a"), assistant("A" * 60)]
+
+    messages = plain(
+        system_prompt="", earlier=earlier, passages="p" * 90, question="q", budget=40
+    )
+
+    assert [m["content"] for m in messages] == ["p" * 90 + "\n\nq"]
+
+
 def test_the_oldest_whole_turns_are_dropped_first() -> None:
     earlier = [user("旧" * 50), assistant("答" * 50), user("新"), assistant("答")]
 
