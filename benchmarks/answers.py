@@ -31,6 +31,8 @@ from benchmarks.xquad import (
 
 TOP_K = 5
 QUOTED = (1, 2, 3)
+# Questions are to be embedded within seconds, as people wait for them.
+AT_ONCE = 100
 
 Texts = dict[str, list[Paragraph]]
 Vectors = dict[str, Any]
@@ -56,8 +58,12 @@ def embedded(model: str, texts: Texts, found: Any) -> Vectors:
     questions = [q.text for held in texts.values() for p in held for q in p.questions]
     if model == "local-ngram":
         return dict.fromkeys(questions)
-    made = found.embedding.from_thread(model, questions, kind="query")
-    return dict(zip(questions, made, strict=True))
+    vectors: Vectors = {}
+    for at in range(0, len(questions), AT_ONCE):
+        part = questions[at : at + AT_ONCE]
+        made = found.embedding.from_thread(model, part, kind="query")
+        vectors.update(zip(part, made, strict=True))
+    return vectors
 
 
 def search(base: Filled, question: Question, vectors: Vectors) -> Any:

@@ -3,10 +3,10 @@ Whether any passage seems to be about the question.
 
 Something is found for every question, and how near a passage is says little by itself:
 a lay question shares few words with the clause that answers it, and one that merely
-names the right thing is near to whatever is said of that thing. So nothing is held to
-be relevant only when both say so: no passage is near, and none holds much of the
-question. That share is the best passage's and not the base's, which soon knows every
-word of a language.
+names the right thing is near to whatever is said of that thing. So a passage is held to
+be relevant when it is near, or when it holds enough of the question: the farther it is,
+the more. That share is a passage's and not the base's, which soon knows every word of a
+language.
 """
 
 from __future__ import annotations
@@ -22,30 +22,49 @@ from rag.overlap import Overlap
 from rag.passages import Passage
 from rag.terms import Ids, Terms, terms_of
 
+# A passage that holds this much of a question is about it however far it is: error
+# numbers and names mean little to an embedder. What is not among the nearest 100 of a
+# base has a cosine of 0.
+MUCH = 0.6
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
     """
-    A passage that reaches either is relevant: its cosine, its share of the question.
+    A passage is relevant whose cosine reaches `near`, and one that is all but near and
+    holds `share` of the question, or `share_of_words` where that is written in words.
 
+    `steepness` is how much more it must hold for each unit of cosine it is farther.
     `across_scripts`: the embedder finds texts in another script than the question's,
     which share no words with it and whose cosines are lower.
     """
 
-    cosine: float
+    near: float
     share: float
+    share_of_words: float
+    steepness: float = 0.0
     across_scripts: bool = True
+
+    def share_at(self, cosine: float, *, spaced: bool) -> float:
+        """What share of the question a passage this near has to hold."""
+        if cosine >= self.near:
+            return 0.0
+        share = self.share_of_words if spaced else self.share
+        return min(MUCH, share + self.steepness * (self.near - cosine))
 
 
 # Fitted on XQuAD, see docs/performance.md. The cosines of multilingual-e5-small are
-# high for anything: two unrelated Chinese texts have .82.
+# high for anything, and higher between Chinese texts, of which two unrelated ones have
+# .82. Those of n-grams say again what the terms say.
 _THRESHOLDS = {
-    LOCAL_E5: Thresholds(cosine=0.88, share=0.42),
-    LOCAL_NGRAM: Thresholds(cosine=0.2, share=0.42, across_scripts=False),
+    LOCAL_E5: Thresholds(near=0.88, share=0.42, share_of_words=0.15, steepness=6.0),
+    LOCAL_NGRAM: Thresholds(
+        near=0.2, share=0.42, share_of_words=0.42, across_scripts=False
+    ),
 }
 # The cosines of other models are on scales of their own. On none of those is a passage
 # near at .2, and passages too many do less harm than an answer withheld.
-_UNKNOWN_SCALE = Thresholds(cosine=0.2, share=0.1)
+_UNKNOWN_SCALE = Thresholds(near=0.2, share=0.1, share_of_words=0.1)
 
 
 def is_relevant(
@@ -55,15 +74,16 @@ def is_relevant(
     embedding_model: str,
     idf: Callable[[Ids], NDArray[np.float32]],
 ) -> bool:
-    """Whether a passage reaches a threshold of its embedding model; of none, False."""
+    """Whether any passage is relevant by its embedding model's thresholds."""
     thresholds = _THRESHOLDS.get(embedding_model, _UNKNOWN_SCALE)
-    if any(passage.dense >= thresholds.cosine for passage in passages):
-        return True
     overlap = Overlap(question, idf=idf)
     spaced = _is_spaced(terms_of(question))
     for passage in passages:
+        needed = thresholds.share_at(passage.dense, spaced=spaced)
+        if not needed:
+            return True
         terms = terms_of(passage.content)
-        if overlap.share(terms) >= thresholds.share:
+        if overlap.share(terms) >= needed:
             return True
         if thresholds.across_scripts and _is_spaced(terms) != spaced:
             return True

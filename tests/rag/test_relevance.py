@@ -1,4 +1,4 @@
-"""Nothing is relevant when no passage is near and none holds much of the question."""
+"""Nothing is relevant when no passage is near and none holds enough of the question."""
 
 from __future__ import annotations
 
@@ -63,10 +63,42 @@ class TestIsRelevant:
         assert judged("租赁期限多久?", passage(LEASE, dense=0.1), model=model)
         assert judged("common swift life?", passage(SWIFTS, dense=0.1), model=model)
 
-    def test_some_words_of_the_question_are_not_enough(self):
-        question = "What does the common tern feed its whole brood on?"
+    @pytest.mark.parametrize(
+        ("question", "content", "near", "far"),
+        [
+            # Two words of five, and a little under half of the characters and pairs.
+            ("What does the common tern feed its whole brood on?", SWIFTS, 0.84, 0.83),
+            ("租赁的期限应当如何?", LEASE, 0.87, 0.85),
+        ],
+    )
+    def test_the_farther_a_passage_the_more_it_must_hold(
+        self, question, content, near, far
+    ):
+        assert judged(question, passage(content, dense=near))
+        assert not judged(question, passage(content, dense=far))
 
-        assert not judged(question, passage(SWIFTS, dense=0.85))
+    def test_in_words_less_must_be_held_than_in_characters(self):
+        half = "The common tern feeds its brood."
+
+        assert judged("common brood oil gas", passage(half, dense=0.85))
+        assert not judged("租赁油气", passage(LEASE, dense=0.85))
+
+    def test_of_n_grams_the_share_is_one_however_far(self):
+        question = "What does the common tern feed its whole brood on?"
+        fourth = "common swift tern whole"
+
+        for dense in (0.0, 0.19):
+            swift = passage(SWIFTS, dense=dense)
+            assert not judged(question, swift, model="local-ngram")
+            assert judged(fourth, swift, model="local-ngram")
+
+    def test_each_passage_is_judged_by_itself(self):
+        """One that is nearer and one that holds more make none that does both."""
+        question = "What does the common tern feed its whole brood on?"
+        nearer = passage("Gulls nest on cliffs.", dense=0.87)
+        holds_more = passage(SWIFTS, dense=0.8)
+
+        assert not judged(question, nearer, holds_more)
 
     def test_one_passage_of_many_is_enough(self):
         others = [passage("光合作用", dense=0.8), passage("红烧肉", dense=0.8)]
