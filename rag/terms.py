@@ -21,6 +21,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from llmbackend.unspaced import MARKS, UNSPACED
+
 Ids = NDArray[np.uint32]
 
 # A stored term: id, and how often it occurs in the chunk, 255 meaning that or more.
@@ -28,28 +30,9 @@ RECORD = np.dtype([("id", "<u4"), ("count", "u1")])
 MOST = 255
 LONGEST_WORD = 64
 
-# Scripts written without spaces: Thai, Lao, Burmese, Khmer; kana, Bopomofo, Han, with
-# Hangul among them because its words carry their particles.
-_UNSPACED_RANGES = (
-    ("\u0e01", "\u0e3a"), ("\u0e40", "\u0e4e"), ("\u0e81", "\u0ece"),
-    ("\u1000", "\u109d"), ("\u1100", "\u11ff"), ("\u1780", "\u17d3"),
-    ("\u3005", "\u3007"), ("\u3041", "\u3096"), ("\u3099", "\u309f"),
-    ("\u30a1", "\u30fa"), ("\u30fc", "\u312f"), ("\u3131", "\u318e"),
-    ("\u31a0", "\u31bf"), ("\u31f0", "\u31ff"), ("\u3400", "\u4dbf"),
-    ("\u4e00", "\u9fff"), ("\uac00", "\ud7a3"), ("\uf900", "\ufaff"),
-    ("\U0001b000", "\U0001b16f"), ("\U00020000", "\U000323af"),
-)  # fmt: skip
-_UNSPACED = np.zeros(0x110000, np.bool)
-for _first, _last in _UNSPACED_RANGES:
-    _UNSPACED[ord(_first) : ord(_last) + 1] = True
-
 _VOWELS = frozenset("aeiouy")
 
-# `\w` leaves out the marks that Hebrew, Arabic and Indic words are written with.
-_MARKS = (
-    "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0963\u0966-\u0dff"
-)
-_WORD = re.compile(rf"[\w{_MARKS}]+")
+_WORD = re.compile(rf"[\w{MARKS}]+")
 
 # What English and Chinese questions share with every text. Kept in the rows, since the
 # only word of a Chinese question may be IT, or all of an English one The Who.
@@ -90,7 +73,7 @@ def terms_of(text: str) -> Terms:
     """Every term of a text, in reading order within each kind; no text has none."""
     folded = unicodedata.normalize("NFKC", text).casefold().replace("_", " ")
     codes = np.frombuffer(folded.encode("utf-32-le", "surrogatepass"), "<u4")
-    unspaced = _UNSPACED[codes]
+    unspaced = UNSPACED[codes]
     if unspaced.any():
         spaced = np.where(unspaced, np.uint32(ord(" ")), codes).tobytes()
         folded = spaced.decode("utf-32-le", "surrogatepass")
