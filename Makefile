@@ -16,7 +16,7 @@ ON_POSTGRESQL := tests/test_idempotency.py tests/accounts/test_account.py \
 	tests/rag/test_kills.py
 
 help: ## List what there is (plain `make`)
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' Makefile
 
 run: ## Start the server: http://localhost:8080, or what config.yaml says
 	@scripts/environment.sh run
@@ -38,6 +38,9 @@ bench-retrieval: environment ## Measure retrieval on XQuAD: DATA=<folder with xq
 
 bench-search: environment ## Measure search beside faiss, loading, and retrieval by HTTP: ARGS="exact loading retrieve"
 	@$(VENV) -m benchmarks.search $(ARGS)
+
+bench-conversations: environment ## Measure the search of 100,000 messages: ARGS="--database-url postgresql://..."
+	@$(VENV) -m benchmarks.conversations $(ARGS)
 
 bench-answers: environment ## Measure on XQuAD what is held to be relevant, and what is quoted: DATA=<the same folder>
 	@$(VENV) -m benchmarks.answers "$(DATA)" $(ARGS)
@@ -85,4 +88,4 @@ check-migrations: environment
 check-deploy: environment
 	LLMBACKEND_CONFIG=tests/production.yaml $(VENV) manage.py check --deploy --fail-level WARNING
 
-.PHONY: help run test test-postgresql check bench bench-answers bench-embedding bench-ingestion bench-retrieval bench-search chaos soak format clean environment check-format check-lint check-types check-imports check-migrations check-deploy
+.PHONY: help run test test-postgresql check bench bench-answers bench-conversations bench-embedding bench-ingestion bench-retrieval bench-search chaos soak format clean environment check-format check-lint check-types check-imports check-migrations check-deploy

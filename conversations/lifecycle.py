@@ -11,7 +11,7 @@ from django.utils import timezone
 from accounts import idempotency
 from accounts.idempotency import Once
 from accounts.models import User
-from conversations import history
+from conversations import history, segments
 from conversations.models import Conversation, ConversationQuerySet, Message
 from conversations.usage import note_interrupted
 from llmbackend.chat_models import provider_for, usable_provider_for
@@ -150,6 +150,7 @@ def remove(found: ConversationQuerySet, *, conversation_id: int) -> None:
         written = conversation.messages.filter(status=Message.Status.STREAMING)
         for answer_pk in written.values_list("pk", flat=True):
             note_interrupted(answer_pk)
+        segments.drop_those_of(conversation.pk)
         conversation.delete()
     history.forget(
         owner_id=conversation.owner_id,

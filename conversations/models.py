@@ -116,6 +116,43 @@ class Writer(models.Model):
         return f"{self.host}:{self.pid}"
 
 
+class SearchSegment(models.Model):
+    """An index of some messages of a user's, deleted with the first of them."""
+
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.CASCADE,
+        related_name="search_segments",
+    )
+    messages = models.BinaryField(help_text="Their primary keys, little-endian int64.")
+
+    def __str__(self) -> str:
+        return f"search segment {self.pk}"
+
+
+class SearchBucket(models.Model):
+    """What is in a segment's messages, of one part of the hashes."""
+
+    segment = models.ForeignKey(
+        SearchSegment,
+        on_delete=models.CASCADE,
+        related_name="buckets",
+        db_index=False,  # The unique constraint begins with it.
+    )
+    number = models.PositiveSmallIntegerField()
+    marks = models.BinaryField(help_text="Ascending, little-endian uint32.")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["segment", "number"], name="search_bucket_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"bucket {self.number} of search segment {self.segment_id}"
+
+
 class Message(models.Model):
     """One utterance: a node in its conversation's tree."""
 
@@ -167,8 +204,28 @@ class Message(models.Model):
         Writer, on_delete=models.SET_NULL, null=True, related_name="answers"
     )
     stop_requested = models.BooleanField(default=False)
+    segment = models.ForeignKey(
+        SearchSegment,
+        on_delete=models.DO_NOTHING,  # Who deletes one sees to its messages.
+        null=True,
+        db_index=False,  # Most have none; the indexes below know both kinds apart.
+        related_name="covered",
+        help_text="The index that holds its text as it is; null: none does.",
+    )
 
     class Meta:
+        indexes = [
+            models.Index(
+                fields=["conversation", "id"],
+                condition=Q(segment=None),
+                name="message_unindexed",
+            ),
+            models.Index(
+                fields=["segment"],
+                condition=Q(segment__isnull=False),
+                name="message_indexed",
+            ),
+        ]
         constraints = [
             models.UniqueConstraint(
                 fields=["conversation", "number"], name="message_number_once"

@@ -8,11 +8,14 @@ from typing import Any
 from django.utils import timezone
 from rest_framework import serializers
 
+from conversations.search import Place
+from conversations.words import words_of
 from llmbackend.fields import NumberField, StringField, WholeNumberField
 
 LONGEST_SYSTEM_PROMPT = 32_000
 MOST_TOKENS = 1_000_000
 LONGEST_PAGE = 200
+LONGEST_QUERY = 200
 USUAL_PERIOD = 30
 LONGEST_PERIOD = 366
 
@@ -78,6 +81,22 @@ class PageSerializer(serializers.Serializer[Any]):
 
 class ListSerializer(PageSerializer):
     before = serializers.IntegerField(required=False, min_value=1, max_value=2**53 - 1)
+
+
+class SearchSerializer(serializers.Serializer[Any]):
+    q = serializers.CharField(max_length=LONGEST_QUERY)
+    limit = serializers.IntegerField(default=20, min_value=1, max_value=LONGEST_PAGE)
+    before = serializers.RegexField(r"^\d{1,16}(-\d{1,9})?$", required=False)
+
+    def validate_q(self, query: str) -> list[str]:
+        words = words_of(query)
+        if not words:
+            raise serializers.ValidationError("Must hold a letter or a digit.")
+        return words
+
+    def validate_before(self, before: str) -> Place:
+        conversation_id, _, message_id = before.partition("-")
+        return Place(int(conversation_id), int(message_id) if message_id else None)
 
 
 class HistorySerializer(PageSerializer):

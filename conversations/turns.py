@@ -332,6 +332,7 @@ def _reopened(answer: Message, model: str, writing: _Writing) -> Message:
     answer.finish_reason = answer.error_code = ""
     answer.finished_at, answer.stop_requested = None, False
     answer.writer_id, answer.set_aside = writing.writer, writing.set_aside
+    answer.segment = None  # Its text is to grow.
     answer.save()
     return answer
 

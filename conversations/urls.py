@@ -7,6 +7,7 @@ from conversations.views import ConversationViewSet as Conversations
 urlpatterns = [
     re_path(r"^api/conversations/create/?$", Conversations.as_view({"post": "create"})),
     re_path(r"^api/conversations/list/?$", Conversations.as_view({"get": "list"})),
+    re_path(r"^api/conversations/search/?$", Conversations.as_view({"get": "search"})),
     re_path(
         r"^api/conversations/history/(?P<conversation_id>[^/]+)/?$",
         Conversations.as_view({"get": "history"}),

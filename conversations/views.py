@@ -15,12 +15,14 @@ from conversations import branches, lifecycle
 from conversations.history import Said, history, page_of
 from conversations.listing import listed
 from conversations.models import Conversation, Message
+from conversations.search import Hit, Place, search
 from conversations.serializers import (
     BranchSerializer,
     ChangesSerializer,
     HistorySerializer,
     ListSerializer,
     NewConversationSerializer,
+    SearchSerializer,
 )
 from llmbackend.errors import NotFound
 
@@ -31,7 +33,7 @@ class ConversationViewSet(viewsets.ViewSet):
     scopes = dict.fromkeys(
         (
             *("create", "list", "retrieve", "partial_update"),
-            *("history", "branch", "destroy"),
+            *("history", "search", "branch", "destroy"),
         ),
         CHAT,
     )
@@ -78,6 +80,19 @@ class ConversationViewSet(viewsets.ViewSet):
         ]
         more = len(found) > len(page)
         return Response(body, headers=next_before(page[-1][0] if more else None))
+
+    def search(self, request: Request) -> Response:
+        asked = SearchSerializer(data=request.query_params)
+        asked.is_valid(raise_exception=True)
+        fields = asked.validated_data
+        page = search(
+            owner=cast(User, request.user),
+            words=fields["q"],
+            limit=fields["limit"],
+            before=fields.get("before"),
+        )
+        body = [hit_body(hit) for hit in page.hits]
+        return Response(body, headers=next_before(page.next))
 
     def retrieve(self, request: Request, conversation_id: str) -> Response:
         mine = Conversation.objects.owned_by(cast(User, request.user))
@@ -142,7 +157,19 @@ def as_id(text: str) -> int:
     return int(text)
 
 
-def next_before(item_id: int | None) -> dict[str, str]:
+def hit_body(hit: Hit) -> dict[str, Any]:
+    """What a search found; of a title, message_id and role are null."""
+    return {
+        "conversation_id": hit.place.conversation_id,
+        "title": hit.title,
+        "message_id": hit.place.message_id,
+        "role": hit.role or None,
+        "snippet": hit.snippet.text,
+        "ranges": hit.snippet.ranges,
+    }
+
+
+def next_before(item_id: int | Place | None) -> dict[str, str]:
     """The header that says where the next page begins; none after the last."""
     return {} if item_id is None else {"X-Next-Before": str(item_id)}
 

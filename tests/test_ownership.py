@@ -106,6 +106,7 @@ RAG_ASK = {"conversation_id": "{conversation_id}", "message": "Hi", **IN_BASE}
 ONE: dict[str, Any] = {"message_id": 1}
 MINE = {"title": "Mine"}
 EDIT: dict[str, Any] = {"message_id": 1, "message": "Hello"}
+SEARCH_ON = "/api/conversations/search?q=Alice&before={conversation_id}"
 
 ROWS = [
     Row("GET", "/healthz", "open"),
@@ -126,6 +127,8 @@ ROWS = [
     Row("POST", "/api/conversations/create", "signed in", "chat", NEW_CONVERSATION),
     Row("GET", "/api/conversations/list", "signed in", "chat"),
     Row("GET", "/api/conversations/list?before={conversation_id}", "owner", "chat"),
+    Row("GET", "/api/conversations/search?q=Alice", "signed in", "chat"),
+    Row("GET", SEARCH_ON, "owner", "chat"),
     Row("GET", "/api/conversations/history/{conversation_id}", "owner", "chat"),
     Row("POST", "/api/conversations/del/{conversation_id}", "owner", "chat"),
     Row("GET", "/api/conversations/{conversation_id}", "owner", "chat"),
