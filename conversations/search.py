@@ -97,8 +97,10 @@ def _add_titles(
         listed = listed.older_than(updated_at=last.updated_at, pk=last.pk)
     rows = list(listed.values_list("pk", "title"))
     # All at once, which is five times as quick as one by one.
-    plain = folded("\n".join(title.replace("\n", " ") for _, title in rows)).split("\n")
-    for (pk, title), text in zip(rows, plain, strict=False):
+    plain = folded("\n".join(title.replace("\n", " ") for _, title in rows))
+    if not all(word in plain for word in words):
+        return False
+    for (pk, title), text in zip(rows, plain.split("\n"), strict=False):
         if not all(word in text for word in words):
             continue
         if found := spans(title, words):

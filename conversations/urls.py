@@ -17,6 +17,10 @@ urlpatterns = [
         Conversations.as_view({"post": "branch"}),
     ),
     re_path(
+        r"^api/conversations/(?P<conversation_id>[^/]+)/duplicate/?$",
+        Conversations.as_view({"post": "duplicate"}),
+    ),
+    re_path(
         r"^api/conversations/del/(?P<conversation_id>[^/]+)/?$",
         Conversations.as_view({"post": "destroy"}),
     ),

@@ -12,6 +12,7 @@ from accounts.grants import CHAT
 from accounts.idempotency import once
 from accounts.models import User
 from conversations import branches, lifecycle
+from conversations.copies import duplicate
 from conversations.history import Said, history, page_of
 from conversations.listing import listed
 from conversations.models import Conversation, Message
@@ -33,7 +34,7 @@ class ConversationViewSet(viewsets.ViewSet):
     scopes = dict.fromkeys(
         (
             *("create", "list", "retrieve", "partial_update"),
-            *("history", "search", "branch", "destroy"),
+            *("history", "search", "branch", "duplicate", "destroy"),
         ),
         CHAT,
     )
@@ -48,7 +49,7 @@ class ConversationViewSet(viewsets.ViewSet):
             title=fields.get("title") or "",
             model=fields["model"],
             api_key=api_key,
-            key=once(request.headers.get("Idempotency-Key", ""), "create", fields),
+            key=once(key_of(request), "create", fields),
         )
         body = {
             "conversation_id": conversation.pk,
@@ -143,11 +144,25 @@ class ConversationViewSet(viewsets.ViewSet):
         )
         return Response({"message": "Branch chosen", "active_message_id": leaf})
 
+    def duplicate(self, request: Request, conversation_id: str) -> Response:
+        original = as_id(conversation_id)
+        copy = duplicate(
+            owner=cast(User, request.user),
+            conversation_id=original,
+            key=once(key_of(request), "duplicate", original),
+        )
+        return Response(conversation_body(copy))
+
     def destroy(self, request: Request, conversation_id: str) -> Response:
         lifecycle.delete(
             owner=cast(User, request.user), conversation_id=as_id(conversation_id)
         )
         return Response({"message": "Conversation deleted successfully"})
+
+
+def key_of(request: Request) -> str:
+    """The key under which a request is carried out once; empty: it has none."""
+    return request.headers.get("Idempotency-Key", "")
 
 
 def as_id(text: str) -> int:

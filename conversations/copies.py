@@ -1,0 +1,94 @@
+"""Whole conversations made at once: trees of messages planted, and copied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from django.db import transaction
+from django.utils import timezone
+
+from accounts import idempotency
+from accounts.idempotency import Once
+from accounts.models import User
+from conversations.models import Conversation, Message
+from conversations.writers import interrupt_orphans
+from llmbackend.errors import AnswerInProgress
+
+AT_ONCE = 200
+SETTINGS = ("title", "model", "system_prompt", "temperature", "top_p", "max_tokens")
+
+
+def plant(
+    conversation: Conversation,
+    messages: Sequence[Message],
+    *,
+    parents: Mapping[int, int | None],
+    active: int | None,
+) -> None:
+    """
+    Store a new conversation's messages, in the caller's transaction.
+
+    `parents` says of each number which one it stands under, None for a beginning;
+    `active` is where the active branch ends.
+    """
+    made = Message.objects.bulk_create(messages)
+    pks = {message.number: message.pk for message in made}
+    below = []
+    for message in made:
+        parent = parents[message.number]
+        if parent is not None:
+            message.parent_id = pks[parent]
+            below.append(message)
+    Message.objects.bulk_update(below, ["parent"], batch_size=AT_ONCE)
+    conversation.active_leaf_id = None if active is None else pks[active]
+    conversation.save(update_fields=["active_leaf"])
+
+
+def duplicate(
+    *, owner: User, conversation_id: int, key: Once | None = None
+) -> Conversation:
+    """
+    A copy of an owned conversation, all branches and the sealed API key with it.
+
+    Where the request of `key` made one before, that one. Raises NotFound,
+    AnswerInProgress while an answer is being written, Forbidden for a model that is
+    not granted, IdempotencyMismatch, and NotFound when the copy was deleted since.
+    """
+    mine = Conversation.objects.owned_by(owner)
+    mine.fetch(conversation_id)
+    interrupt_orphans(conversation_id=conversation_id)
+    with transaction.atomic():
+        original = mine.select_for_update().fetch(conversation_id)
+        owner.grant.require_model(original.model)
+        made = idempotency.claim(owner, key)
+        if made is not None:
+            return mine.fetch(int(made))
+        messages = list(original.messages.order_by("number"))
+        if any(message.status == Message.Status.STREAMING for message in messages):
+            raise AnswerInProgress
+        copy = _copied(original, messages)
+        idempotency.settle(owner, key, made=str(copy.pk))
+    return copy
+
+
+def _copied(original: Conversation, messages: Sequence[Message]) -> Conversation:
+    numbers: dict[int | None, int | None] = {m.pk: m.number for m in messages}
+    numbers[None] = None
+    parents = {m.number: numbers[m.parent_id] for m in messages}
+    active = numbers[original.active_leaf_id]
+    now = timezone.now()
+    kept = {name: getattr(original, name) for name in SETTINGS}
+    copy = Conversation.objects.create(
+        owner_id=original.owner_id,
+        # Bound to owner and origin, which are the same.
+        api_key=original.api_key,
+        created_at=now,
+        updated_at=now,
+        **kept,
+    )
+    for message in messages:
+        message.pk = message.parent_id = message.segment_id = None
+        message.conversation = copy
+        message.stop_requested = False
+    plant(copy, messages, parents=parents, active=active)
+    return copy
