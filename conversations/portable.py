@@ -71,7 +71,7 @@ def iso(moment: datetime | None) -> str | None:
 
 def markdown(conversation: Conversation, said: list[Said]) -> str:
     """The active branch, to be read by a person."""
-    minute = conversation.created_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    minute = f"{conversation.created_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     parts = [
         f"# {one_line(conversation.title) or 'Untitled'}",
         f"{one_line(conversation.model)}, {minute}",

@@ -99,6 +99,10 @@ class SearchSerializer(serializers.Serializer[Any]):
         return Place(int(conversation_id), int(message_id) if message_id else None)
 
 
+class ExportSerializer(serializers.Serializer[Any]):
+    format = serializers.ChoiceField(["json", "md"], default="json")
+
+
 class HistorySerializer(PageSerializer):
     before_message_id = serializers.IntegerField(
         required=False, min_value=1, max_value=2**31 - 1

@@ -21,6 +21,10 @@ urlpatterns = [
         Conversations.as_view({"post": "duplicate"}),
     ),
     re_path(
+        r"^api/conversations/(?P<conversation_id>[^/]+)/export/?$",
+        Conversations.as_view({"get": "export"}),
+    ),
+    re_path(
         r"^api/conversations/del/(?P<conversation_id>[^/]+)/?$",
         Conversations.as_view({"post": "destroy"}),
     ),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from django.http import HttpResponse
+from django.utils.http import content_disposition_header
 from rest_framework import viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -16,10 +18,12 @@ from conversations.copies import duplicate
 from conversations.history import Said, history, page_of
 from conversations.listing import listed
 from conversations.models import Conversation, Message
+from conversations.portable import document, file_name, markdown, portable
 from conversations.search import Hit, Place, search
 from conversations.serializers import (
     BranchSerializer,
     ChangesSerializer,
+    ExportSerializer,
     HistorySerializer,
     ListSerializer,
     NewConversationSerializer,
@@ -34,7 +38,7 @@ class ConversationViewSet(viewsets.ViewSet):
     scopes = dict.fromkeys(
         (
             *("create", "list", "retrieve", "partial_update"),
-            *("history", "search", "branch", "duplicate", "destroy"),
+            *("history", "search", "branch", "duplicate", "export", "destroy"),
         ),
         CHAT,
     )
@@ -152,6 +156,25 @@ class ConversationViewSet(viewsets.ViewSet):
             key=once(key_of(request), "duplicate", original),
         )
         return Response(conversation_body(copy))
+
+    def export(self, request: Request, conversation_id: str) -> HttpResponse:
+        asked = ExportSerializer(data=request.query_params)
+        asked.is_valid(raise_exception=True)
+        ending = asked.validated_data["format"]
+        conversation, said = history(
+            user=cast(User, request.user), conversation_id=as_id(conversation_id)
+        )
+        response: HttpResponse
+        if ending == "md":
+            text = markdown(conversation, said)
+            response = HttpResponse(text, content_type="text/markdown; charset=utf-8")
+        else:
+            response = Response(document(portable(conversation)))
+        name = file_name(conversation, ending=ending)
+        disposition = content_disposition_header(as_attachment=True, filename=name)
+        response["Content-Disposition"] = disposition
+        response["Cache-Control"] = "no-store"
+        return response
 
     def destroy(self, request: Request, conversation_id: str) -> Response:
         lifecycle.delete(

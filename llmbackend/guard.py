@@ -54,7 +54,7 @@ SLOWEST = 1 << 10
 TOO_SLOW = "The request's body did not arrive in time."
 EXPOSED = (
     b"Access-Control-Expose-Headers",
-    b"Retry-After, X-Request-ID, X-Next-Before",
+    b"Content-Disposition, Retry-After, X-Request-ID, X-Next-Before",
 )
 
 

@@ -119,6 +119,8 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["accounts.permissions.InScope"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["llmbackend.http.JSONParser"],
+    # ?format= is ours: of an export, and of a stream.
+    "URL_FORMAT_OVERRIDE": None,
     "EXCEPTION_HANDLER": "llmbackend.http.exception_handler",
     "DEFAULT_METADATA_CLASS": None,
     "UNAUTHENTICATED_USER": None,

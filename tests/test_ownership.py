@@ -145,6 +145,7 @@ ROWS = [
     Row("POST", "/api/chat/{conversation_id}/stop", "owner", "chat", {}),
     Row("POST", "/api/conversations/{conversation_id}/branch", "owner", "chat", ONE),
     Row("POST", "/api/conversations/{conversation_id}/duplicate", "owner", "chat"),
+    Row("GET", "/api/conversations/{conversation_id}/export", "owner", "chat"),
     Row("POST", "/api/rag/kb/create", "signed in", "kb:write", {"kb_name": "Mine"}),
     Row("GET", "/api/rag/kb/list", "signed in", "kb:read"),
     Row("POST", "/api/rag/kb/delete", "owner", "kb:write", IN_BASE),

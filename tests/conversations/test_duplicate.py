@@ -45,7 +45,7 @@ def branched(as_alice, provider):
         f"/api/conversations/{conversation}",
         json={"system_prompt": "", "temperature": 0.5, "top_p": 0.5, "max_tokens": 9},
     )
-    provider.enqueue(Script(pieces=["They ", "glide."]), refusal(500), refusal(500))
+    provider.enqueue(Script(pieces=["They ", "glide."]), refusal(401))
     as_alice.ask(conversation, "How do swifts sleep?")
     edit = {"message_id": 1, "message": "Do swifts sleep?"}
     as_alice.post(f"/api/chat/{conversation}/edit", json=edit)
