@@ -1,4 +1,4 @@
-"""Whole conversations made at once: trees of messages planted, and copied."""
+"""Whole conversations made at once: copied, and taken in from elsewhere."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from django.utils import timezone
 from accounts import idempotency
 from accounts.idempotency import Once
 from accounts.models import User
+from conversations.incoming import Incoming
 from conversations.models import Conversation, Message
 from conversations.writers import interrupt_orphans
-from llmbackend.errors import AnswerInProgress
+from llmbackend.errors import AnswerInProgress, NotFound
 
 AT_ONCE = 200
+NOTHING = "-"
 SETTINGS = ("title", "model", "system_prompt", "temperature", "top_p", "max_tokens")
 
 
@@ -92,3 +94,47 @@ def _copied(original: Conversation, messages: Sequence[Message]) -> Conversation
         message.stop_requested = False
     plant(copy, messages, parents=parents, active=active)
     return copy
+
+
+def take_in(
+    *, owner: User, found: Sequence[Incoming], key: Once | None = None
+) -> list[Conversation]:
+    """
+    Make the conversations of an import the owner's, all of them or none.
+
+    Where the request of `key` did so before, those that are still there. Raises
+    Forbidden for a model that is not granted, IdempotencyMismatch, and NotFound when
+    all were deleted since.
+    """
+    for model in sorted({one.fields["model"] for one in found}):
+        owner.grant.require_model(model)
+    with transaction.atomic():
+        made = idempotency.claim(owner, key)
+        if made is not None:
+            return _made_before(owner, made)
+        conversations = [_taken_in(owner, one) for one in found]
+        ids = " ".join(str(conversation.pk) for conversation in conversations)
+        idempotency.settle(owner, key, made=ids or NOTHING)
+    return conversations
+
+
+def _made_before(owner: User, made: str) -> list[Conversation]:
+    if made == NOTHING:
+        return []
+    ids = [int(one) for one in made.split()]
+    left = Conversation.objects.owned_by(owner).in_bulk(ids)
+    if not left:
+        raise NotFound
+    return [left[pk] for pk in ids if pk in left]
+
+
+def _taken_in(owner: User, one: Incoming) -> Conversation:
+    conversation = Conversation.objects.create(owner=owner, **one.fields)
+    messages = []
+    for said in one.messages:
+        fields = {k: v for k, v in said.items() if k not in {"message_id", "parent_id"}}
+        number = said["message_id"]
+        messages.append(Message(conversation=conversation, number=number, **fields))
+    parents = {said["message_id"]: said["parent_id"] for said in one.messages}
+    plant(conversation, messages, parents=parents, active=one.active)
+    return conversation

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from django.utils.http import content_disposition_header
+
 from conversations.history import Said
 from conversations.models import Conversation, Message
 
@@ -103,11 +105,18 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def file_name(conversation: Conversation, *, ending: str) -> str:
+def disposition(conversation: Conversation, *, ending: str) -> str:
     """
-    A name that every file system takes: the title as far as it can be one, and the id.
+    Content-Disposition with a name that every file system takes.
+
+    The title as far as it can be one, and the id; the id alone beside it for programs
+    that read ASCII only.
     """
     kept = (c if c.isalnum() or c in "-_ " else " " for c in conversation.title)
     title = "-".join("".join(kept).split())[:60].strip("-")
-    name = f"{title}-{conversation.pk}" if title else str(conversation.pk)
-    return f"{name}.{ending}"
+    plain = f"{conversation.pk}.{ending}"
+    name = f"{title}-{plain}" if title else plain
+    header = content_disposition_header(as_attachment=True, filename=name) or ""
+    if name.isascii():
+        return header
+    return header.replace(";", f'; filename="{plain}";', 1)

@@ -47,12 +47,9 @@ class NewConversationSerializer(serializers.Serializer[Any]):
     api_key = ApiKeyField()
 
 
-class ChangesSerializer(serializers.Serializer[Any]):
-    """What is not given stays; null leaves a setting to the configuration."""
+class SettingsSerializer(serializers.Serializer[Any]):
+    """What a conversation asks of its model; null leaves it to the configuration."""
 
-    title = StringField(required=False, max_length=500)
-    model = StringField(required=False, max_length=200)
-    api_key = ApiKeyField()
     system_prompt = StringField(
         required=False,
         allow_null=True,
@@ -65,6 +62,14 @@ class ChangesSerializer(serializers.Serializer[Any]):
     max_tokens = WholeNumberField(
         required=False, allow_null=True, min_value=1, max_value=MOST_TOKENS
     )
+
+
+class ChangesSerializer(SettingsSerializer):
+    """What is not given stays."""
+
+    title = StringField(required=False, max_length=500)
+    model = StringField(required=False, max_length=200)
+    api_key = ApiKeyField()
 
 
 class BranchSerializer(serializers.Serializer[Any]):

@@ -9,6 +9,9 @@ urlpatterns = [
     re_path(r"^api/conversations/list/?$", Conversations.as_view({"get": "list"})),
     re_path(r"^api/conversations/search/?$", Conversations.as_view({"get": "search"})),
     re_path(
+        r"^api/conversations/import/?$", Conversations.as_view({"post": "take_in"})
+    ),
+    re_path(
         r"^api/conversations/history/(?P<conversation_id>[^/]+)/?$",
         Conversations.as_view({"get": "history"}),
     ),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, cast
 
 from django.http import HttpResponse
-from django.utils.http import content_disposition_header
 from rest_framework import viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -14,11 +14,12 @@ from accounts.grants import CHAT
 from accounts.idempotency import once
 from accounts.models import User
 from conversations import branches, lifecycle
-from conversations.copies import duplicate
+from conversations.copies import duplicate, take_in
 from conversations.history import Said, history, page_of
+from conversations.incoming import TextParser, incoming
 from conversations.listing import listed
 from conversations.models import Conversation, Message
-from conversations.portable import document, file_name, markdown, portable
+from conversations.portable import disposition, document, markdown, portable
 from conversations.search import Hit, Place, search
 from conversations.serializers import (
     BranchSerializer,
@@ -39,9 +40,15 @@ class ConversationViewSet(viewsets.ViewSet):
         (
             *("create", "list", "retrieve", "partial_update"),
             *("history", "search", "branch", "duplicate", "export", "destroy"),
+            "take_in",
         ),
         CHAT,
     )
+
+    def get_parsers(self) -> list[Any]:
+        if self.request and self.request.path.rstrip("/").endswith("/import"):
+            return [TextParser()]
+        return super().get_parsers()
 
     def create(self, request: Request) -> Response:
         asked = NewConversationSerializer(data=request.data)
@@ -170,11 +177,20 @@ class ConversationViewSet(viewsets.ViewSet):
             response = HttpResponse(text, content_type="text/markdown; charset=utf-8")
         else:
             response = Response(document(portable(conversation)))
-        name = file_name(conversation, ending=ending)
-        disposition = content_disposition_header(as_attachment=True, filename=name)
-        response["Content-Disposition"] = disposition
+        response["Content-Disposition"] = disposition(conversation, ending=ending)
         response["Cache-Control"] = "no-store"
         return response
+
+    def take_in(self, request: Request) -> Response:
+        text = dict(request.data).get("text", "")
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        made = take_in(
+            owner=cast(User, request.user),
+            found=list(incoming(text)),
+            key=once(key_of(request), "import", digest),
+        )
+        ids = [{"conversation_id": one.pk, "title": one.title} for one in made]
+        return Response({"conversations": ids})
 
     def destroy(self, request: Request, conversation_id: str) -> Response:
         lifecycle.delete(

@@ -45,8 +45,9 @@ PASSWORD_REQUESTS = (
     "DELETE /api/users/me",
     "POST /admin/login",
 )
-UPLOAD_PATHS = ("/api/rag/doc/upload",)
+UPLOAD_PATHS = ("/api/rag/doc/upload", "/api/conversations/import")
 QUESTION_LIMIT = BodyLimit(paths=re.compile("/api/(chat/|rag/chat)"), limit=256 << 10)
+IMPORT_LIMIT = BodyLimit(paths=re.compile("/api/conversations/import"), limit=32 << 20)
 MULTIPART_OVERHEAD = 1 << 20
 
 
@@ -84,7 +85,7 @@ class Application:
             ),
             server=config.server,
             hosts=config.allowed_hosts,
-            limits=(QUESTION_LIMIT, upload_limit(config)),
+            limits=(QUESTION_LIMIT, IMPORT_LIMIT, upload_limit(config)),
         )
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

@@ -106,6 +106,11 @@ RAG_ASK = {"conversation_id": "{conversation_id}", "message": "Hi", **IN_BASE}
 ONE: dict[str, Any] = {"message_id": 1}
 MINE = {"title": "Mine"}
 EDIT: dict[str, Any] = {"message_id": 1, "message": "Hello"}
+IMPORT: dict[str, Any] = {
+    "format": "llmbackend.conversations",
+    "version": 1,
+    "conversations": [],
+}
 SEARCH_ON = "/api/conversations/search?q=Alice&before={conversation_id}"
 
 ROWS = [
@@ -125,6 +130,7 @@ ROWS = [
     Row("GET", "/api/users/keys", "signed in", "account"),
     Row("DELETE", "/api/users/keys/{key_id}", "owner", "a log-in"),
     Row("POST", "/api/conversations/create", "signed in", "chat", NEW_CONVERSATION),
+    Row("POST", "/api/conversations/import", "signed in", "chat", IMPORT),
     Row("GET", "/api/conversations/list", "signed in", "chat"),
     Row("GET", "/api/conversations/list?before={conversation_id}", "owner", "chat"),
     Row("GET", "/api/conversations/search?q=Alice", "signed in", "chat"),

@@ -154,7 +154,8 @@ def test_is_named_for_its_title(as_alice, alice, title, name):
     if expected.isascii():
         assert header == f'attachment; filename="{expected}"'
     else:
-        assert header.startswith("attachment; filename*=utf-8''")
+        plain = f'filename="{conversation.pk}.json"'
+        assert header.startswith(f"attachment; {plain}; filename*=utf-8''")
         assert unquote(header.partition("''")[2]) == expected
 
 
