@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from conversations.portable import iso
+from accounts.portable import iso
 from llmbackend.errors import Invalid, TooLarge
 
 # Where a tree divides within an answer, each branch has what is above in full.

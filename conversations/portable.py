@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
 from django.utils.http import content_disposition_header
 
+from accounts.portable import iso
 from conversations.history import Said
 from conversations.models import Conversation, Message
 
@@ -62,13 +63,6 @@ def portable_message(message: Message, *, parent: int | None) -> dict[str, Any]:
         interrupted = str(Message.Status.INTERRUPTED)
         body["status"] = body["error_code"] = interrupted
     return body
-
-
-def iso(moment: datetime | None) -> str | None:
-    """To the microsecond, as the database has it."""
-    if moment is None:
-        return None
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def markdown(conversation: Conversation, said: list[Said]) -> str:
