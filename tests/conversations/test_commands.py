@@ -1,7 +1,8 @@
-"""recover_answers and prune_conversations."""
+"""recover_answers, prune_conversations and index_messages."""
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import date, timedelta
 from io import StringIO
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
+from conversations import segments
 from conversations.models import Conversation, Message, Usage
 from tests.conftest import make_user
 from tests.conversations.conftest import (
@@ -148,3 +150,46 @@ class TestUsageReport:
     def test_a_day_is_a_date(self) -> None:
         with pytest.raises(CommandError, match="a day like 2026-11-01"):
             self.report("user", "yesterday")
+
+
+class TestIndexMessages:
+    @pytest.fixture
+    def bob(self, alice: Any) -> Any:
+        """Alice has many messages, Bob some more, and Carol a few."""
+        bob = make_user("bob")
+        for owner, turns in (
+            (alice, segments.MESSAGES // 2),
+            (bob, segments.MESSAGES + 1),
+            (make_user("carol"), 1),
+        ):
+            make_turns(make_conversation(owner), *["Hi"] * turns)
+        return bob
+
+    def indexed(self) -> dict[str, int]:
+        owners = Message.objects.exclude(segment=None).values_list(
+            "conversation__owner__username", flat=True
+        )
+        return dict(Counter(owners))
+
+    def test_takes_those_of_who_has_many(self, bob: Any) -> None:
+        said = output_of("index_messages")
+
+        many = segments.MESSAGES
+        assert said == f"{3 * many} messages were indexed.\n"
+        assert self.indexed() == {"alice": many, "bob": 2 * many}
+        assert output_of("index_messages") == "0 messages were indexed.\n"
+
+    def test_of_one_user_only(self, bob: Any) -> None:
+        output_of("index_messages", "--user", "BOB")
+
+        assert set(self.indexed()) == {"bob"}
+
+    def test_a_dry_run_only_counts(self, bob: Any) -> None:
+        said = output_of("index_messages", "--dry-run")
+
+        assert said == f"About {3 * segments.MESSAGES} messages would be indexed.\n"
+        assert self.indexed() == {}
+
+    def test_an_unknown_user_is_an_error(self, db: None) -> None:
+        with pytest.raises(CommandError, match="no user 'nobody'"):
+            output_of("index_messages", "--user=nobody")
