@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from django.apps import apps
 from django.contrib import admin
 from django.contrib.admin.forms import AdminAuthenticationForm
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.core.exceptions import ValidationError
-from django.db.models import QuerySet
-from django.http import HttpRequest
-from django.utils.translation import gettext_lazy, ngettext
+from django.db import transaction
+from django.db.models import OuterRef, Q, QuerySet, Subquery
+from django.http import HttpRequest, HttpResponse
+from django.utils.translation import gettext_lazy as _, ngettext
 
-from accounts import lifecycle, logins
+from accounts import audit, lifecycle, logins
+from accounts.audit import Action
 from accounts.credentials import authenticated
 from accounts.limits import NAMES
-from accounts.models import ApiKey, User
+from accounts.models import ApiKey, AuditEntry, User, folded
 from llmbackend.errors import InvalidCredentials, RateLimited
 from llmbackend.http import address_of
 from llmbackend.readonly_admin import ReadOnlyAdmin
@@ -46,7 +50,12 @@ class LogInForm(AdminAuthenticationForm):
                 minutes,
             )
             raise ValidationError(message % {"minutes": minutes}) from exc
-        self.confirm_login_allowed(user)
+        try:
+            self.confirm_login_allowed(user)
+        except ValidationError:
+            audit.record_failure(username=username)
+            raise
+        audit.record(Action.LOGGED_IN, by=user.pk, on=user)
         self.user_cache = user
         return given
 
@@ -70,6 +79,18 @@ class ApiKeyAdmin(ReadOnlyAdmin):
     ]
 
 
+# What an account may do; the last two are lists.
+ROLES = ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")
+
+
+def told(user: User, role: str) -> str:
+    """How a role stands, as the audit log has it."""
+    value = getattr(user, role)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "changed"
+
+
 @admin.register(User)
 class UserAdmin(DjangoUserAdmin):
     list_display = ["username", "is_active", "is_staff", "last_login", "date_joined"]
@@ -77,7 +98,7 @@ class UserAdmin(DjangoUserAdmin):
     fieldsets = (
         *(DjangoUserAdmin.fieldsets or ()),
         (
-            gettext_lazy("Limits"),
+            _("Limits"),
             {"fields": [f"max_{name}" for name in NAMES]},
         ),
     )
@@ -85,10 +106,10 @@ class UserAdmin(DjangoUserAdmin):
 
     @admin.action(
         permissions=["change"],
-        description=gettext_lazy("Log out selected users everywhere"),
+        description=_("Log out selected users everywhere"),
     )
     def end_tokens(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
-        ended = logins.end_all(queryset)
+        ended = logins.end_all(queryset, by=request.user.pk)
         message = ngettext(
             "%(count)d user was logged out everywhere.",
             "%(count)d users were logged out everywhere.",
@@ -103,10 +124,70 @@ class UserAdmin(DjangoUserAdmin):
         if "is_active" in form.changed_data:
             obj.token_version += 1
         super().save_model(request, obj, form, change)
+        changed = [name for name in ROLES if name in form.changed_data]
+        if changed:
+            detail = ", ".join(f"{name}: {told(obj, name)}" for name in changed)
+            audit.record(Action.ROLE_CHANGED, by=request.user.pk, on=obj, detail=detail)
+
+    def user_change_password(
+        self,
+        request: HttpRequest,
+        id: str,  # noqa: A002  It is Django's.
+        form_url: str = "",
+    ) -> HttpResponse:
+        row = User.objects.filter(pk=unquote(id)).values_list("password")
+        with transaction.atomic():
+            before = row.first()
+            response = super().user_change_password(request, id, form_url)
+            if row.first() != before:
+                user = User.objects.get(pk=unquote(id))
+                audit.record(Action.PASSWORD_SET, by=request.user.pk, on=user)
+        return response
 
     def delete_model(self, request: HttpRequest, obj: User) -> None:
-        lifecycle.delete(obj)
+        lifecycle.delete(obj, by=request.user.pk)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
         for user in queryset:
-            lifecycle.delete(user)
+            lifecycle.delete(user, by=request.user.pk)
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(ReadOnlyAdmin):
+    """Who did what; nobody removes any of it here."""
+
+    list_display = ["at", "action", "actor", "object", "detail", "address"]
+    list_filter = ["action"]
+    search_fields = ["=object_id", "=address", "=request_id"]
+    search_help_text = _("A user name, an id, an address or a request id, whole.")
+    fields = ["at", "action", "actor", "object", "detail", "address", "request_id"]
+    ordering = ["-pk"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[AuditEntry]:
+        name = User.objects.filter(pk=OuterRef("actor_id")).values("username")
+        return AuditEntry.objects.annotate(actor_name=Subquery(name))
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        found, distinct = super().get_search_results(request, queryset, search_term)
+        user = User.objects.filter(username_folded=folded(search_term.strip())).first()
+        if user is None:
+            return found, distinct
+        about = Q(kind=User._meta.label_lower, object_id=str(user.pk))
+        return queryset.filter(Q(actor_id=user.pk) | about), distinct
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    @admin.display(description=_("who"))
+    def actor(self, entry: Any) -> str:
+        if entry.actor_id is None:
+            return self.get_empty_value_display()
+        return entry.actor_name or f"#{entry.actor_id}"
+
+    @admin.display(description=_("to what"))
+    def object(self, entry: AuditEntry) -> str:
+        if not entry.kind:
+            return self.get_empty_value_display()
+        return f"{apps.get_model(entry.kind)._meta.verbose_name} {entry.object_id}"

@@ -10,9 +10,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
+from accounts import audit
+from accounts.audit import Action
 from accounts.grants import Grant
 from accounts.models import ApiKey, ApiKeyQuerySet, User
 from llmbackend.errors import Unauthorized
@@ -45,6 +48,7 @@ class Wanted:
     expires_at: datetime | None = None
 
 
+@transaction.atomic
 def make(*, owner: User, wanted: Wanted) -> tuple[ApiKey, str]:
     """A new key as it is stored, and as it is shown this once."""
     text = PREFIX + secrets.token_urlsafe(32)
@@ -60,12 +64,16 @@ def make(*, owner: User, wanted: Wanted) -> tuple[ApiKey, str]:
         created_at=timezone.now(),
         expires_at=wanted.expires_at,
     )
+    audit.record(Action.KEY_SET, by=owner.pk, on=stored)
     return stored, text
 
 
+@transaction.atomic
 def remove(*, owner: User, key_id: uuid.UUID) -> None:
     """End an owned key; raises NotFound."""
-    ApiKey.objects.owned_by(owner).fetch(key_id).delete()
+    key = ApiKey.objects.owned_by(owner).fetch(key_id)
+    audit.record(Action.KEY_ENDED, by=owner.pk, on=key)
+    key.delete()
 
 
 def claims_of(text: str) -> KeyClaims:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.contrib.auth import authenticate
 
+from accounts import audit
 from accounts.models import User
 from accounts.throttles import PasswordThrottle
 from llmbackend.errors import InvalidCredentials, WrongPassword
@@ -19,6 +20,7 @@ def authenticated(*, username: str, password: str, address: str) -> User:
     throttle.check()
     user = authenticate(username=username, password=password)
     if user is None:
+        audit.record_failure(username=username)
         throttle.failed()
         raise InvalidCredentials
     throttle.succeeded()
@@ -34,5 +36,6 @@ def confirm(user: User, *, password: str, address: str) -> None:
     throttle = PasswordThrottle(username=user.username, address=address)
     throttle.check()
     if not user.check_password(password):
+        audit.record_failure(username=user.username, by=user.pk)
         throttle.failed()
         raise WrongPassword

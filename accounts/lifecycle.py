@@ -13,6 +13,8 @@ from django.db import (
 )
 from django.db.models import F, QuerySet
 
+from accounts import audit
+from accounts.audit import Action
 from accounts.models import User
 from llmbackend import cache
 
@@ -25,7 +27,9 @@ def change_password(user: User, *, new: str) -> User:
     # Hashed before the row is touched: it takes a while.
     hashed = make_password(new)
     mine = User.objects.filter(pk=user.pk)
-    mine.update(password=hashed, token_version=F("token_version") + 1)
+    with transaction.atomic():
+        mine.update(password=hashed, token_version=F("token_version") + 1)
+        audit.record(Action.PASSWORD_SET, by=user.pk, on=user)
     return mine.get()
 
 
@@ -37,7 +41,15 @@ def change_profile(user: User, **fields: str) -> User:
     return mine.get()
 
 
-def delete(user: User) -> None:
+@transaction.atomic
+def deactivate(users: QuerySet[User], *, by: int | None) -> int:
+    """Switch accounts off, which ends their tokens; how many were on."""
+    active = users.filter(is_active=True)
+    audit.record_each(Action.ROLE_CHANGED, by=by, on=active, detail="is_active: no")
+    return active.update(is_active=False, token_version=F("token_version") + 1)
+
+
+def delete(user: User, *, by: int | None) -> None:
     """
     Remove an account with everything that is its owner's, in one transaction.
 
@@ -49,19 +61,20 @@ def delete(user: User) -> None:
     # From here on nothing is begun in the user's name.
     mine.update(is_active=False)
     try:
-        _delete_rows(mine)
+        _delete_rows(mine, by=by)
     except DatabaseError:
         mine.update(is_active=was_active[0])
         raise
     cache.forget_owner(user.pk)
 
 
-def _delete_rows(mine: QuerySet[User]) -> None:
+def _delete_rows(mine: QuerySet[User], *, by: int | None) -> None:
     """Delete a user and the rows below it, once what was under way lets go of them."""
     give_up_at = time.monotonic() + PATIENCE
     while True:
         try:
             with transaction.atomic():
+                audit.record_each(Action.DELETED, by=by, on=mine)
                 mine.delete()
             return
         except (IntegrityError, OperationalError):

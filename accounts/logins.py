@@ -12,10 +12,13 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from django.db import transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
 from rest_framework_simplejwt.tokens import AccessToken, RefreshToken
 
+from accounts import audit
+from accounts.audit import Action
 from accounts.models import RevokedToken, User
 from accounts.tokens import (
     TokenClaims,
@@ -39,7 +42,9 @@ class Tokens:
 
 def begin(user: User) -> Tokens:
     """Log `user` in, and note when."""
-    User.objects.filter(pk=user.pk).update(last_login=timezone.now())
+    with transaction.atomic():
+        User.objects.filter(pk=user.pk).update(last_login=timezone.now())
+        audit.record(Action.LOGGED_IN, by=user.pk, on=user)
     return _tokens(user, family=uuid.uuid4().hex)
 
 
@@ -57,23 +62,27 @@ def renew(refresh: str) -> Tokens:
         raise Unauthorized(LOG_IN_AGAIN) from None
     expiry = datetime.fromtimestamp(claims.expires_at, UTC)
     if not _revoke(claims.jti, until=expiry):
-        end(claims)
+        end(claims, why="a refresh token came a second time")
         raise Unauthorized(LOG_IN_AGAIN)
     return _tokens(user, family=claims.family)
 
 
-def end(claims: TokenClaims) -> None:
+def end(claims: TokenClaims, *, why: str = "") -> None:
     """Log out: no token of this log-in is good any more."""
     longest = max(AccessToken.lifetime, RefreshToken.lifetime)
-    _revoke(claims.family, until=timezone.now() + longest)
+    if _revoke(claims.family, until=timezone.now() + longest):
+        user = User(pk=claims.user_id)
+        audit.record(Action.LOGGED_OUT, by=user.pk, on=user, detail=why)
 
 
-def end_all(users: QuerySet[User]) -> int:
+@transaction.atomic
+def end_all(users: QuerySet[User], *, by: int | None) -> int:
     """
     Log out everywhere: no token that was issued to them is good any more.
 
     Returns how many users that are.
     """
+    audit.record_each(Action.TOKENS_ENDED, by=by, on=users)
     return users.update(token_version=F("token_version") + 1)
 
 

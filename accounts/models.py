@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import unicodedata
 import uuid
+from datetime import timedelta
 from typing import Any, Self
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser, UserManager as DjangoUserManager
 from django.core.exceptions import ValidationError
-from django.db import models
+from django.db import models, transaction
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from accounts.grants import EVERYTHING, Grant
 from llmbackend.errors import NotFound
+from llmbackend.log import request_address, request_id
 
 USERNAME_LENGTH = 150
 # A character becomes at most three when its case is folded.
 FOLDED_LENGTH = 3 * USERNAME_LENGTH
+
+APPEND_ONLY = "The audit log is append-only."
+AUDIT_KEPT = timedelta(days=30)
 
 
 def folded(username: str) -> str:
@@ -53,6 +59,15 @@ class UserManager(DjangoUserManager["User"]):
 
     def get_by_natural_key(self, username: str | None) -> User:
         return self.get(username_folded=folded(username or ""))
+
+    def create_superuser(self, *args: Any, **kwargs: Any) -> User:
+        with transaction.atomic():
+            user: User = super().create_superuser(*args, **kwargs)
+            detail = "is_superuser: yes"
+            AuditEntry.of(
+                AuditEntry.Action.ROLE_CHANGED, by=None, on=user, detail=detail
+            ).save()
+        return user
 
 
 def limit_field(verbose_name: Any) -> models.PositiveIntegerField[Any, Any]:
@@ -199,3 +214,85 @@ class ApiKey(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class AuditEntryQuerySet(models.QuerySet["AuditEntry"]):
+    """Adds and reads; what is written stays until it is old."""
+
+    def update(self, **fields: Any) -> int:
+        raise TypeError(APPEND_ONLY)
+
+    def bulk_update(self, *args: Any, **kwargs: Any) -> int:
+        raise TypeError(APPEND_ONLY)
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        raise TypeError(APPEND_ONLY)
+
+    def forget(self) -> int:
+        """Remove entries older than AUDIT_KEPT, which the database guards."""
+        return super().delete()[0]
+
+
+class AuditEntry(models.Model):
+    """
+    That somebody did something to something, and never what was in it.
+
+    Ids in place of foreign keys: the entry outlives its actor and its object. Triggers
+    refuse every update, and every deletion before AUDIT_KEPT is over; a migration of
+    this table has to make them again.
+    """
+
+    class Action(models.TextChoices):
+        LOGGED_IN = "logged_in"
+        LOG_IN_FAILED = "log_in_failed"
+        LOGGED_OUT = "logged_out"
+        TOKENS_ENDED = "tokens_ended"
+        PASSWORD_SET = "password_set"  # noqa: S105
+        KEY_SET = "key_set"
+        KEY_ENDED = "key_ended"
+        ROLE_CHANGED = "role_changed"
+        VIEWED = "viewed"
+        EXPORTED = "exported"
+        DELETED = "deleted"
+
+    at = models.DateTimeField()
+    action = models.CharField(max_length=32, choices=Action)
+    actor_id = models.BigIntegerField(null=True)
+    kind = models.CharField(max_length=100, blank=True, default="")
+    object_id = models.CharField(max_length=64, blank=True, default="")
+    detail = models.CharField(max_length=200, blank=True, default="")
+    address = models.CharField(max_length=45)
+    request_id = models.CharField(max_length=32)
+
+    objects = AuditEntryQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("audit entry")
+        verbose_name_plural = _("audit log")
+
+    def __str__(self) -> str:
+        return f"audit entry {self.pk}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self._state.adding:
+            raise TypeError(APPEND_ONLY)
+        super().save(*args, **{**kwargs, "force_insert": True})
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        raise TypeError(APPEND_ONLY)
+
+    @classmethod
+    def of(
+        cls, action: str, *, by: int | None, on: models.Model | None, detail: str
+    ) -> Self:
+        """An entry about the present request, not stored yet."""
+        return cls(
+            at=timezone.now(),
+            action=action,
+            actor_id=by,
+            kind=on._meta.label_lower if on else "",
+            object_id=str(on.pk) if on else "",
+            detail=detail,
+            address=request_address.get(),
+            request_id=request_id.get(),
+        )

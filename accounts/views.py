@@ -69,7 +69,7 @@ class LogInViewSet(viewsets.ViewSet):
 
     def logout_all(self, request: Request) -> Response:
         user = cast(User, request.user)
-        logins.end_all(User.objects.filter(pk=user.pk))
+        logins.end_all(User.objects.filter(pk=user.pk), by=user.pk)
         return Response({"message": "Logged out everywhere successfully"})
 
     def password(self, request: Request) -> Response:
@@ -99,7 +99,8 @@ class AccountViewSet(viewsets.ViewSet):
     def destroy(self, request: Request) -> Response:
         given = PasswordSerializer(data=request.data)
         given.is_valid(raise_exception=True)
-        lifecycle.delete(confirmed_user(request, given.validated_data["password"]))
+        user = confirmed_user(request, given.validated_data["password"])
+        lifecycle.delete(user, by=user.pk)
         return Response({"message": "Account deleted successfully"})
 
 

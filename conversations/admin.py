@@ -25,7 +25,9 @@ class ConversationAdmin(ReadOnlyAdmin):
         return Conversation.objects.annotate(message_count=Count("messages"))
 
     def delete_model(self, request: HttpRequest, obj: Conversation) -> None:
-        lifecycle.remove(Conversation.objects.all(), conversation_id=obj.pk)
+        lifecycle.remove(
+            Conversation.objects.all(), conversation_id=obj.pk, by=request.user.pk
+        )
 
     def delete_queryset(
         self, request: HttpRequest, queryset: QuerySet[Conversation]

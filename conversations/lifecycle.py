@@ -8,7 +8,8 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from accounts import idempotency
+from accounts import audit, idempotency
+from accounts.audit import Action
 from accounts.idempotency import Once
 from accounts.models import User
 from conversations import history, segments
@@ -60,6 +61,8 @@ def create(
             updated_at=now,
         )
         _ADD.run(conversation)
+        if api_key:
+            audit.record(Action.KEY_SET, by=owner.pk, on=conversation)
         idempotency.settle(owner, key, made=str(conversation.pk))
     return conversation
 
@@ -102,6 +105,7 @@ def change(*, owner: User, conversation_id: int, changes: Changes) -> Conversati
             stored["api_key"] = sealed(
                 changes["api_key"], owner=owner, provider=provider
             )
+            note_key(conversation, stored["api_key"], by=owner.pk)
         elif "model" in changes:
             must_open(conversation, model=model)
         for name, value in stored.items():
@@ -109,6 +113,14 @@ def change(*, owner: User, conversation_id: int, changes: Changes) -> Conversati
         conversation.version += 1
         conversation.save(update_fields=[*stored, "version"])
     return conversation
+
+
+def note_key(conversation: Conversation, replacement: str, *, by: int) -> None:
+    """Put into the audit log that a conversation's key is set or cleared."""
+    if replacement:
+        audit.record(Action.KEY_SET, by=by, on=conversation)
+    elif conversation.api_key:
+        audit.record(Action.KEY_ENDED, by=by, on=conversation)
 
 
 def must_open(conversation: Conversation, *, model: str) -> None:
@@ -136,10 +148,13 @@ def delete(*, owner: User, conversation_id: int) -> None:
 
     An answer being written loses its row, which is what ends its writer.
     """
-    remove(Conversation.objects.owned_by(owner), conversation_id=conversation_id)
+    mine = Conversation.objects.owned_by(owner)
+    remove(mine, conversation_id=conversation_id, by=owner.pk)
 
 
-def remove(found: ConversationQuerySet, *, conversation_id: int) -> None:
+def remove(
+    found: ConversationQuerySet, *, conversation_id: int, by: int | None
+) -> None:
     """
     Remove one of the conversations `found`; raises NotFound.
 
@@ -147,6 +162,7 @@ def remove(found: ConversationQuerySet, *, conversation_id: int) -> None:
     """
     with transaction.atomic():
         conversation = found.select_for_update().fetch(conversation_id)
+        audit.record(Action.DELETED, by=by, on=conversation)
         written = conversation.messages.filter(status=Message.Status.STREAMING)
         for answer_pk in written.values_list("pk", flat=True):
             note_interrupted(answer_pk)

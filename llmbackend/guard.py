@@ -23,7 +23,7 @@ from django.http.request import split_domain_port, validate_host
 from llmbackend import config
 from llmbackend.errors import BadHost, Internal, Invalid, LLMBackendError, TooLarge
 from llmbackend.http import error_answer, renamed
-from llmbackend.log import request_id, request_path
+from llmbackend.log import request_address, request_id, request_path
 
 access = logging.getLogger("llmbackend.access")
 logger = logging.getLogger(__name__)
@@ -107,6 +107,7 @@ class Guard:
         request_path.set(scope["path"])
         headers = dict(scope["headers"])
         client = self._client(scope, headers)
+        request_address.set(client)
         exchange = Exchange(
             scope,
             receive,
@@ -135,6 +136,7 @@ class Guard:
         request_id.set(uuid.uuid4().hex)
         headers = dict(scope["headers"])
         client = self._client(scope, headers)
+        request_address.set(client)
         origin = headers.get(b"origin", b"").decode("latin-1")
         began = time.monotonic()
         try:

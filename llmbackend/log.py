@@ -1,4 +1,4 @@
-"""Which request this is about: its id, which every log line carries, and its path."""
+"""What request this is about: its id, which log lines carry, its path, its client."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextvars import ContextVar
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 request_path: ContextVar[str] = ContextVar("request_path", default="")
+request_address: ContextVar[str] = ContextVar("request_address", default="-")
 
 
 class RequestIdFilter(logging.Filter):

@@ -10,6 +10,7 @@ from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from llmbackend.readonly_admin import ReadOnlyAdmin
+from rag import bases
 from rag.bases import remove_document
 from rag.models import Document, KnowledgeBase
 
@@ -36,6 +37,15 @@ class KnowledgeBaseAdmin(ReadOnlyAdmin):
         ready = Count("documents", filter=Q(documents__status=Document.Status.READY))
         return KnowledgeBase.objects.annotate(document_count=ready)
 
+    def delete_model(self, request: HttpRequest, obj: KnowledgeBase) -> None:
+        bases.remove(obj, by=request.user.pk)
+
+    def delete_queryset(
+        self, request: HttpRequest, queryset: QuerySet[KnowledgeBase]
+    ) -> None:
+        for base in queryset:
+            bases.remove(base, by=request.user.pk)
+
     @admin.display(description=_("documents"), ordering="document_count")
     def document_count(self, base: Any) -> int:
         return base.document_count
@@ -57,10 +67,10 @@ class DocumentAdmin(ReadOnlyAdmin):
     ]
 
     def delete_model(self, request: HttpRequest, obj: Document) -> None:
-        remove_document(obj)
+        remove_document(obj, by=request.user.pk)
 
     def delete_queryset(
         self, request: HttpRequest, queryset: QuerySet[Document]
     ) -> None:
         for document in queryset:
-            remove_document(document)
+            remove_document(document, by=request.user.pk)

@@ -9,6 +9,8 @@ from django.db import transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
 
+from accounts import audit
+from accounts.audit import Action
 from accounts.models import User
 from rag.embedders import embedding_model
 from rag.models import Document, KnowledgeBase
@@ -40,14 +42,20 @@ def create(
     )
 
 
-@transaction.atomic
 def delete(*, owner: User, knowledge_base_id: uuid.UUID) -> None:
     """Remove an owned base with all that is in it; raises NotFound."""
-    base = KnowledgeBase.objects.owned_by(owner).fetch(knowledge_base_id)
+    owned = KnowledgeBase.objects.owned_by(owner)
+    remove(owned.fetch(knowledge_base_id), by=owner.pk)
+
+
+@transaction.atomic
+def remove(base: KnowledgeBase, *, by: int | None) -> None:
+    """Remove a base with all that is in it."""
     lock(Document.objects.filter(knowledge_base=base))
     # From here on nothing can be added, and what was added meanwhile is locked, too.
     KnowledgeBase.objects.select_for_update().filter(pk=base.pk).first()
     lock(Document.objects.filter(knowledge_base=base))
+    audit.record(Action.DELETED, by=by, on=base)
     base.delete()
 
 
@@ -57,13 +65,14 @@ def delete_document(
     """Remove a document of an owned base; raises NotFound."""
     base = KnowledgeBase.objects.owned_by(owner).fetch(knowledge_base_id)
     documents = Document.objects.owned_by(owner).filter(knowledge_base=base)
-    remove_document(documents.fetch(document_id))
+    remove_document(documents.fetch(document_id), by=owner.pk)
 
 
 @transaction.atomic
-def remove_document(document: Document) -> None:
+def remove_document(document: Document, *, by: int | None) -> None:
     """Remove a document, which is thereby no longer found."""
     lock(Document.objects.filter(pk=document.pk))
+    audit.record(Action.DELETED, by=by, on=document)
     changed(document.knowledge_base_id)
     document.delete()
 

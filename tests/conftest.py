@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -137,11 +138,25 @@ def database(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
 def remove_rows() -> None:
     """Far quicker than Django's flush, which makes all permissions anew."""
     ours = ("accounts", "conversations", "rag", "sessions", "admin")
-    with transaction.atomic(), connection.cursor() as cursor:
+    with transaction.atomic(), connection.cursor() as cursor, unguarded(cursor):
         for model in apps.get_models(include_auto_created=True):
             if model._meta.app_label in ours:
                 cursor.execute(f'DELETE FROM "{model._meta.db_table}"')  # noqa: S608
     connection.close()
+
+
+@contextmanager
+def unguarded(cursor: Any) -> Iterator[None]:
+    """Lift for a moment what keeps the audit log from being changed."""
+    from accounts.models import AuditEntry
+
+    cursor.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
+    triggers = cursor.fetchall() if AuditEntry.objects.exists() else []
+    for name, _ in triggers:
+        cursor.execute(f"DROP TRIGGER {name}")
+    yield
+    for _, statement in triggers:
+        cursor.execute(statement)
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def test_costs_four_statements_beyond_who_asks(as_alice, alice, statements, turn
 
     assert not Message.objects.exists()
     assert [sql.split()[0] for sql in statements] == [
-        *["SELECT", "SELECT", "SELECT", "DELETE", "DELETE"]
+        *["SELECT", "SELECT", "INSERT", "SELECT", "DELETE", "DELETE"]
     ]
 
 

@@ -327,7 +327,7 @@ class TestTheIndex:
         find(as_alice, "鿿")
         segments.index_some(mallory)
 
-        lifecycle.delete(alice)
+        lifecycle.delete(alice, by=None)
 
         assert {segment.owner_id for segment in SearchSegment.objects.all()} == {
             mallory.pk

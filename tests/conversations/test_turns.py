@@ -217,12 +217,11 @@ def silence(writer):
     Writer.objects.filter(pk=writer).update(heartbeat_at=heard)
 
 
-@pytest.mark.django_db(transaction=True)
 class TestSeveralAtOnce:
     """On threads with connections of their own, let go at the same moment."""
 
     @pytest.fixture
-    def alice(self, transactional_db):
+    def alice(self, database):
         return make_user("alice")
 
     def at_once(self, *calls):

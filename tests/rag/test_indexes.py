@@ -120,7 +120,7 @@ class TestAnIndex:
 
         added = document(base)
         after = index_of(indexes, base)
-        remove_document(added)
+        remove_document(added, by=1)
         again = index_of(indexes, base)
 
         assert [len(i.ids) for i in (before, after, again)] == [20, 40, 20]
@@ -165,7 +165,7 @@ class TestAnIndex:
     def test_leaves_empty_what_is_deleted_while_it_is_read(self, owner: Any) -> None:
         base = filled(owner, documents=2)
         contents = contents_of(base.pk)
-        remove_document(Document.objects.filter(knowledge_base=base)[0])
+        remove_document(Document.objects.filter(knowledge_base=base)[0], by=1)
 
         ((parts),) = rows_of(contents, "terms")
 
@@ -235,7 +235,7 @@ class TestTheBudget:
         indexes = Indexes(budget=int(one * 1.5))
         assert indexes.get(now(base)) is None
 
-        remove_document(Document.objects.filter(knowledge_base=base)[0])
+        remove_document(Document.objects.filter(knowledge_base=base)[0], by=1)
 
         assert len(index_of(indexes, base).ids) == 20
 

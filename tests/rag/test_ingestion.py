@@ -225,7 +225,7 @@ class TestWhatHappensMeanwhile:
         self, as_alice: Client, remote_base: str, embeddings: Embeddings
     ) -> None:
         with uploading(as_alice, remote_base, embeddings) as (_, upload):
-            remove_document(Document.objects.get())
+            remove_document(Document.objects.get(), by=1)
 
         is_refused(upload.result(), 404, "not_found")
         assert not Chunk.objects.exists()

@@ -31,5 +31,5 @@ class Command(BaseCommand):
         if dry_run:
             self.stdout.write(f"{user.username} would be removed.")
             return
-        lifecycle.delete(user)
+        lifecycle.delete(user, by=None)
         self.stdout.write(f"{user.username} was removed.")

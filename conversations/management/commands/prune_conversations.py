@@ -50,7 +50,7 @@ class Command(BaseCommand):
         for conversation_id in ids:
             # Asked again: it may have been used, or removed, since it was listed.
             try:
-                lifecycle.remove(found.all(), conversation_id=conversation_id)
+                lifecycle.remove(found.all(), conversation_id=conversation_id, by=None)
             except NotFound:
                 continue
             removed += 1
