@@ -13,6 +13,7 @@ from django.db import DatabaseError, InterfaceError, close_old_connections, conn
 from accounts import tallies
 from accounts.idempotency import forget_old_keys
 from chat.live import LiveAnswer
+from conversations.hours import last_hours
 from conversations.writers import (
     Growth,
     Held,
@@ -83,6 +84,7 @@ class Ticker:
                     tidied = swept
                     forget_old_keys()
                     tallies.forget_ended()
+                    last_hours()
             except (DatabaseError, InterfaceError) as exc:
                 # The next tick tries again; the texts are in memory meanwhile.
                 logger.warning("A checkpoint failed (%s)", type(exc).__name__)

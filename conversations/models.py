@@ -215,6 +215,8 @@ class Message(models.Model):
 
     class Meta:
         indexes = [
+            # What the hours count.
+            models.Index(fields=["finished_at"], name="message_finished"),
             models.Index(
                 fields=["conversation", "id"],
                 condition=Q(segment=None),
@@ -278,6 +280,20 @@ class Usage(models.Model):
                 fields=["owner", "day", "model"], name="usage_of_a_day_once"
             )
         ]
+        indexes = [models.Index(fields=["day"], name="usage_day")]
 
     def __str__(self) -> str:
         return f"usage of user {self.owner_id} on {self.day}"
+
+
+class AnswerHour(models.Model):
+    """How the answers went that ended within an hour that is over."""
+
+    hour = models.DateTimeField(primary_key=True)
+    statuses = models.JSONField(help_text="How many, by status.")
+    failures = models.JSONField(help_text="How many, by error code.")
+    first_token_p50_ms = models.PositiveIntegerField(null=True)
+    first_token_p95_ms = models.PositiveIntegerField(null=True)
+
+    def __str__(self) -> str:
+        return f"hour {self.hour:%Y-%m-%d %H}"

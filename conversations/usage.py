@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 
 from django.conf import settings
 from django.db.models import F, Sum
@@ -101,6 +101,20 @@ def totals_since(since: date, *, by: str) -> list[Totals]:
     both = F("prompt_tokens") + F("completion_tokens")
     found = rows.order_by(both.desc(), "name").values_list("name", *COUNTED)
     return [Totals(name=name, counts=counts) for name, *counts in found]
+
+
+def tokens_by_day(days: int) -> list[tuple[date, int, int]]:
+    """Everybody's prompt and completion tokens on each of the last days, by UTC."""
+    today = timezone.now().date()
+    dates = [today - timedelta(days=ago) for ago in reversed(range(days))]
+    rows = Usage.objects.filter(day__gte=dates[0]).values_list("day")
+    sums = {
+        day: (sent, received)
+        for day, sent, received in rows.annotate(
+            Sum("prompt_tokens"), Sum("completion_tokens")
+        )
+    }
+    return [(day, *sums.get(day, (0, 0))) for day in dates]
 
 
 def note_interrupted(answer_pk: int) -> None:

@@ -22,7 +22,7 @@ INSTALLED_APPS = [
     # Before staticfiles: its `runserver` is the one that counts. The daphne app would
     # do the same, but costs every process 30 MB and half a second of Twisted.
     "llmbackend",
-    "django.contrib.admin",
+    "llmbackend.console.apps.AdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
