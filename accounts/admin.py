@@ -20,10 +20,10 @@ from accounts import audit, lifecycle, logins
 from accounts.audit import Action
 from accounts.credentials import authenticated
 from accounts.limits import NAMES
-from accounts.models import ApiKey, AuditEntry, User, folded
+from accounts.models import ApiKey, AuditEntry, User
 from llmbackend.errors import InvalidCredentials, RateLimited
 from llmbackend.http import address_of
-from llmbackend.readonly_admin import ReadOnlyAdmin
+from llmbackend.readonly_admin import CountedDeletion, ReadOnlyAdmin, counted
 
 
 class LogInForm(AdminAuthenticationForm):
@@ -92,9 +92,15 @@ def told(user: User, role: str) -> str:
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin):
-    list_display = ["username", "is_active", "is_staff", "last_login", "date_joined"]
-    readonly_fields = ["last_login", "date_joined"]
+class UserAdmin(CountedDeletion, DjangoUserAdmin):
+    list_display = [
+        *["username", "is_active", "is_staff", "tokens_ended", "conversation_count"],
+        *["base_count", "last_login", "date_joined"],
+    ]
+    list_filter = ["is_active", "is_staff", "is_superuser"]
+    sortable_by = ["username"]
+    search_fields = ["username_folded", "email"]
+    readonly_fields = ["last_login", "date_joined", "tokens_ended"]
     fieldsets = (
         *(DjangoUserAdmin.fieldsets or ()),
         (
@@ -102,7 +108,25 @@ class UserAdmin(DjangoUserAdmin):
             {"fields": [f"max_{name}" for name in NAMES]},
         ),
     )
-    actions = ["end_tokens"]
+    actions = ["end_tokens", "deactivate"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
+        return User.objects.annotate(
+            conversation_count=counted(User, "conversations"),
+            base_count=counted(User, "knowledge_bases"),
+        )
+
+    @admin.display(description=_("tokens ended"))
+    def tokens_ended(self, user: User) -> int:
+        return user.token_version
+
+    @admin.display(description=_("conversations"))
+    def conversation_count(self, user: Any) -> int:
+        return user.conversation_count
+
+    @admin.display(description=_("knowledge bases"))
+    def base_count(self, user: Any) -> int:
+        return user.base_count
 
     @admin.action(
         permissions=["change"],
@@ -113,6 +137,18 @@ class UserAdmin(DjangoUserAdmin):
         message = ngettext(
             "%(count)d user was logged out everywhere.",
             "%(count)d users were logged out everywhere.",
+            ended,
+        )
+        self.message_user(request, message % {"count": ended})
+
+    @admin.action(permissions=["change"], description=_("Deactivate selected users"))
+    def deactivate(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        """But for who does it, who could not undo it."""
+        others = queryset.exclude(username=request.user.get_username())
+        ended = lifecycle.deactivate(others, by=request.user.pk)
+        message = ngettext(
+            "%(count)d user was deactivated.",
+            "%(count)d users were deactivated.",
             ended,
         )
         self.message_user(request, message % {"count": ended})
@@ -171,7 +207,7 @@ class AuditEntryAdmin(ReadOnlyAdmin):
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
         found, distinct = super().get_search_results(request, queryset, search_term)
-        user = User.objects.filter(username_folded=folded(search_term.strip())).first()
+        user = User.objects.named(search_term.strip())
         if user is None:
             return found, distinct
         about = Q(kind=User._meta.label_lower, object_id=str(user.pk))

@@ -13,7 +13,7 @@ from datetime import datetime
 from django.db.models import Model
 
 from accounts import tallies
-from accounts.models import AuditEntry, User, folded
+from accounts.models import AuditEntry, User
 
 Action = AuditEntry.Action
 
@@ -50,7 +50,7 @@ def record_failure(*, username: str, by: int | None = None) -> None:
     The name that was typed is not kept: it may be a password. The account is, if there
     is one of that name.
     """
-    user = User.objects.filter(username_folded=folded(username)).first()
+    user = User.objects.named(username)
     most = FAILURES_OF_AN_ACCOUNT if user else FAILURES_OF_NO_ACCOUNT
     key = f"audited-failures:{user.pk if user else '-'}"
     count = tallies.count(key, seconds=FAILURES_WINDOW).count

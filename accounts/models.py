@@ -60,6 +60,10 @@ class UserManager(DjangoUserManager["User"]):
     def get_by_natural_key(self, username: str | None) -> User:
         return self.get(username_folded=folded(username or ""))
 
+    def named(self, username: str) -> User | None:
+        """The user of that name, whatever its case, if there is one."""
+        return self.filter(username_folded=folded(username)).first()
+
     def create_superuser(self, *args: Any, **kwargs: Any) -> User:
         with transaction.atomic():
             user: User = super().create_superuser(*args, **kwargs)

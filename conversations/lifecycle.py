@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypedDict
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import F
 from django.utils import timezone
 
 from accounts import audit, idempotency
@@ -18,8 +20,10 @@ from conversations.usage import note_interrupted
 from llmbackend.chat_models import provider_for, usable_provider_for
 from llmbackend.config import Provider
 from llmbackend.crypto import origin_of, seal, unseal
-from llmbackend.errors import StoredKeyUnreadable
+from llmbackend.errors import StoredKeyUnreadable, UnknownModel
 from llmbackend.prepared import Insert
+
+LONG_ENOUGH_FOR_A_HINT = 16
 
 
 class Changes(TypedDict, total=False):
@@ -115,12 +119,48 @@ def change(*, owner: User, conversation_id: int, changes: Changes) -> Conversati
     return conversation
 
 
-def note_key(conversation: Conversation, replacement: str, *, by: int) -> None:
+def note_key(conversation: Conversation, replacement: str, *, by: int | None) -> None:
     """Put into the audit log that a conversation's key is set or cleared."""
     if replacement:
         audit.record(Action.KEY_SET, by=by, on=conversation)
     elif conversation.api_key:
         audit.record(Action.KEY_ENDED, by=by, on=conversation)
+
+
+def clear_keys(ids: Iterable[int], *, by: int | None) -> int:
+    """Forget the API keys of conversations; how many had one."""
+    cleared = 0
+    for pk in ids:
+        with transaction.atomic():
+            rows = Conversation.objects.select_for_update().filter(pk=pk)
+            conversation = rows.exclude(api_key="").first()
+            if conversation is None:
+                continue
+            note_key(conversation, "", by=by)
+            rows.update(api_key="", version=F("version") + 1)
+            cleared += 1
+    return cleared
+
+
+def key_hint(conversation: Conversation) -> str:
+    """
+    A stored key as `sk-…abcd`, a short one as `…`; empty if it cannot be opened.
+
+    Four characters of it at most, so that nobody gets nearer to it.
+    """
+    try:
+        provider = provider_for(conversation.model, config=settings.CONFIG)
+        key = unseal(
+            conversation.api_key,
+            keys=settings.KEYS.field,
+            owner_id=conversation.owner_id,
+            origin=origin_of(provider.base_url),
+        )
+    except (StoredKeyUnreadable, UnknownModel):
+        return ""
+    if len(key) < LONG_ENOUGH_FOR_A_HINT:
+        return "…"
+    return f"{'sk-' if key.startswith('sk-') else ''}…{key[-4:]}"
 
 
 def must_open(conversation: Conversation, *, model: str) -> None:

@@ -95,7 +95,8 @@ class Conversation(models.Model):
         indexes = [
             models.Index(
                 fields=["owner", "-updated_at", "-id"], name="conversation_list"
-            )
+            ),
+            models.Index(fields=["-updated_at"], name="conversation_updated"),
         ]
 
     def __str__(self) -> str:
@@ -215,6 +216,8 @@ class Message(models.Model):
 
     class Meta:
         indexes = [
+            # Who looks for the few that are not complete must not read all texts.
+            models.Index(fields=["status"], name="message_status"),
             # What the hours count.
             models.Index(fields=["finished_at"], name="message_finished"),
             models.Index(

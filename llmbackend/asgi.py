@@ -45,7 +45,11 @@ PASSWORD_REQUESTS = (
     "DELETE /api/users/me",
     "POST /admin/login",
 )
-UPLOAD_PATHS = ("/api/rag/doc/upload", "/api/conversations/import")
+SLOW_PATHS = (
+    "/api/rag/doc/upload",
+    "/api/conversations/import",
+    "/admin/providers",
+)
 QUESTION_LIMIT = BodyLimit(paths=re.compile("/api/(chat/|rag/chat)"), limit=256 << 10)
 IMPORT_LIMIT = BodyLimit(paths=re.compile("/api/conversations/import"), limit=32 << 20)
 MULTIPART_OVERHEAD = 1 << 20
@@ -74,7 +78,7 @@ class Application:
             password_threads=self.password_threads,
             password_requests=PASSWORD_REQUESTS,
             passwords_at_once=hashing,
-            slow_paths=UPLOAD_PATHS,
+            slow_paths=SLOW_PATHS,
             slow_at_once=max(1, size // 2),
         )
         routes = [*streaming_routes(self.answers), re_path(r"", rest)]  # type: ignore[arg-type]

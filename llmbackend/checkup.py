@@ -42,7 +42,7 @@ def findings() -> Iterator[Finding]:
         yield _space()
     yield _redis()
     yield from _listening()
-    yield from asyncio.run(_providers())
+    yield from provider_findings()
     models = ", ".join(model.model for model in usable_models(config=settings.CONFIG))
     yield Finding("ok", "chat models", models)
     names = ", ".join(model.name for model in embedding_models(settings.CONFIG))
@@ -104,6 +104,11 @@ def _listening() -> Iterator[Finding]:
             "in server.trusted_proxies"
         )
         yield Finding("warning", "server", advice)
+
+
+def provider_findings() -> list[Finding]:
+    """Each provider of config.yaml in its order, on a thread that may block."""
+    return asyncio.run(_providers())
 
 
 async def _providers() -> list[Finding]:

@@ -158,6 +158,13 @@ class Chat:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Admin:
+    """What administrators are shown."""
+
+    show_contents: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """The whole of config.yaml."""
 
@@ -172,6 +179,7 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     rag: Rag = field(default_factory=Rag)
     chat: Chat = field(default_factory=Chat)
+    admin: Admin = field(default_factory=Admin)
 
     @property
     def allowed_hosts(self) -> tuple[str, ...]:

@@ -1,18 +1,62 @@
-"""Rows that the admin shows, and that the API alone makes and changes."""
+"""What the admin's pages about rows have in common, however many rows there are."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import admin
+from django.db.models import Count, Model, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from django.http import HttpRequest
+from django.utils.translation import gettext as _
+
+NAMED = 50
 
 
-class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """No adding and no changing."""
+class CountedDeletion(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Asks before a deletion with how many rows go along; Django's own names each."""
+
+    show_full_result_count = False
+
+    def get_deleted_objects(
+        self, objs: QuerySet[Any] | Sequence[Model], request: HttpRequest
+    ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
+        named = [str(each) for each in objs[:NAMED]]
+        count = objs.count() if isinstance(objs, QuerySet) else len(objs)
+        if count > len(named):
+            named.append(_("… and %(more)d more") % {"more": count - len(named)})
+        counts = {str(self.opts.verbose_name_plural): count}
+        for relation in self.opts.related_objects:
+            if relation.one_to_many and not relation.hidden:
+                below: Any = relation.related_model
+                found = below._base_manager.filter(
+                    **{f"{relation.field.name}__in": objs}
+                )
+                counts[str(below._meta.verbose_name_plural)] = found.count()
+        lacking = not self.has_delete_permission(request)
+        needed = {str(self.opts.verbose_name)} if lacking else set()
+        return named, counts, needed, []
+
+
+class ReadOnlyAdmin(CountedDeletion):
+    """No adding and no changing: the API alone makes and changes these rows."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+def counted(model: type[Model], relation: str) -> Coalesce:
+    """
+    How many rows of a relation a row has, to annotate `model` with.
+
+    Counted for the rows that are shown; a join would be made for all.
+    """
+    field: Any = model._meta.get_field(relation)
+    name = field.field.name
+    rows = field.related_model._base_manager.filter(**{name: OuterRef("pk")})
+    counts = rows.order_by().values(name).annotate(count=Count("pk")).values("count")
+    return Coalesce(Subquery(counts), 0)

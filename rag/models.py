@@ -54,6 +54,9 @@ class KnowledgeBase(models.Model):
 
     objects = KnowledgeBaseQuerySet.as_manager()
 
+    class Meta:
+        indexes = [models.Index(fields=["-created_at"], name="base_created")]
+
     def __str__(self) -> str:
         return f"knowledge base {self.pk}"
 
@@ -125,6 +128,7 @@ class Document(models.Model):
                 fields=["knowledge_base", "sha256"], name="document_once_per_base"
             )
         ]
+        indexes = [models.Index(fields=["-created_at"], name="document_created")]
 
     def __str__(self) -> str:
         return f"document {self.pk}"

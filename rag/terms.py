@@ -32,7 +32,7 @@ LONGEST_WORD = 64
 
 _VOWELS = frozenset("aeiouy")
 
-_WORD = re.compile(rf"[\w{MARKS}]+")
+WORD = re.compile(rf"[\w{MARKS}]+")
 
 # What English and Chinese questions share with every text. Kept in the rows, since the
 # only word of a Chinese question may be IT, or all of an English one The Who.
@@ -79,7 +79,7 @@ def terms_of(text: str) -> Terms:
         folded = spaced.decode("utf-32-le", "surrogatepass")
     pairs = unspaced[:-1] & unspaced[1:]
     return Terms(
-        words=_ids(_word_id(word[:LONGEST_WORD]) for word in _WORD.findall(folded)),
+        words=_ids(_word_id(word[:LONGEST_WORD]) for word in WORD.findall(folded)),
         characters=_hashed(codes[unspaced], np.uint32(0)),
         pairs=_hashed(codes[:-1][pairs], codes[1:][pairs]),
     )

@@ -22,7 +22,7 @@ from django.conf import settings
 from django.db import connection
 from django.test import Client as AdminClient
 
-from accounts.models import ApiKey, User
+from accounts.models import ApiKey, AuditEntry, User
 from conversations.models import Conversation, Message
 from tests import fake_provider, postgresql_server, redis_server, served
 from tests.conftest import PASSWORD, Client, Served, client_of, until_idle
@@ -244,11 +244,12 @@ def test_in_this_process_no_secret_is_anywhere(
     assert b"Hello!" in answers
     assert QUESTION.encode() in files
     assert "Incorrect API key provided: ***" in logged
-    assert b"Birds" in pages
+    assert b"gpt-4o" in pages
     assert found_in(answers, planted) == []
     assert found_in(files, planted) == []
     assert found_in(logged.encode(), planted) == []
     assert found_in(pages, planted) == []
+    assert b"Birds" not in pages
     # What was said is for its owner; our own log lines tell of it by number.
     assert QUESTION.encode() not in pages
     assert not [r for r in records if is_ours(r) and QUESTION in r.getMessage()]
@@ -272,10 +273,10 @@ def test_the_provider_is_sent_each_key(
 
 
 def admin_pages() -> Iterator[bytes]:
-    """Every list and row of users, their keys and conversations, in the admin."""
+    """Every list and row in the admin of users, what they did, have and said."""
     admin = AdminClient()
     admin.force_login(User.objects.create_superuser("root", password=PASSWORD))
-    for model in (User, ApiKey, Conversation, Message):
+    for model in (User, ApiKey, AuditEntry, Conversation, Message):
         label = model._meta.label_lower.replace(".", "/")
         rows = [str(pk) for pk in model._default_manager.values_list("pk", flat=True)]
         for path in ("", *(f"{pk}/change/" for pk in rows)):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.utils.translation import gettext_lazy as _
+from django.urls import URLPattern, URLResolver, path, reverse
+from django.utils.translation import gettext, gettext_lazy as _
 
 from accounts import audit
-from llmbackend.console import start
+from llmbackend.console import providers, start
 
 
 class Site(admin.AdminSite):
@@ -23,6 +24,36 @@ class Site(admin.AdminSite):
     ) -> TemplateResponse:
         shown = {"charts": list(start.charts(request)), **(extra_context or {})}
         return super().index(request, shown)
+
+    def get_urls(self) -> list[URLPattern | URLResolver]:
+        view = self.admin_view(self.providers)
+        return [path("providers/", view, name="providers"), *super().get_urls()]
+
+    def providers(self, request: HttpRequest) -> HttpResponse:
+        return providers.page(request, self.each_context(request))
+
+    def get_app_list(
+        self, request: HttpRequest, app_label: str | None = None
+    ) -> list[Any]:
+        """Django's, and for superusers what is no table."""
+        listed = super().get_app_list(request, app_label)
+        if app_label is None and request.user.is_superuser:
+            page = reverse("admin:providers")
+            model = {
+                "name": gettext("Providers"),
+                "object_name": "providers",
+                "admin_url": page,
+                "view_only": True,
+            }
+            listed.append(
+                {
+                    "name": gettext("Operation"),
+                    "app_label": "operation",
+                    "app_url": page,
+                    "models": [model],
+                }
+            )
+        return listed
 
     def logout(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None

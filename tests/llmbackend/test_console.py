@@ -15,6 +15,7 @@ from django.utils import timezone
 from accounts.models import AuditEntry, User
 from conversations.hours import last_hours
 from conversations.models import Message, Usage
+from tests.admin_browser import signed_in
 from tests.conftest import PASSWORD, make_user
 from tests.conversations.conftest import make_conversation, make_turns
 
@@ -109,3 +110,42 @@ class TestStart:
         browser.post("/admin/logout/")
 
         assert AuditEntry.objects.filter(action="logged_out").count() == 1
+
+
+class TestProviders:
+    PAGE = "/admin/providers/"
+
+    @pytest.fixture
+    def over_http(self, server):
+        User.objects.create_superuser("root", password=PASSWORD)
+        with signed_in(server, "root") as browser:
+            yield browser
+
+    def test_says_what_is_configured_and_no_key(self, over_http):
+        page = over_http.read(self.PAGE)
+
+        assert "http://127.0.0.1:9/v1" in page
+        assert "gpt*" in page
+        assert "fake-embedding" in page
+        assert "there is one" in page
+        assert "sk-configured-key" not in page
+
+    def test_asks_on_demand_alone(self, over_http, provider):
+        over_http.read(self.PAGE)
+        assert not provider.requests
+
+        page = over_http.send(self.PAGE, {})
+
+        assert [request.path for request in provider.requests] == ["/v1/models"]
+        assert 'class="state' in page
+        assert "conversations must bring one" in page
+        assert "sk-configured-key" not in page
+
+    def test_is_for_superusers(self, server):
+        bob = User.objects.create_user("bob", password=PASSWORD, is_staff=True)
+        browser = Browser(headers={"host": "localhost"})
+        browser.force_login(bob)
+
+        assert browser.get(self.PAGE).status_code == 403
+        assert browser.post(self.PAGE).status_code == 403
+        assert "providers/" not in browser.get(START).content.decode()

@@ -1,0 +1,42 @@
+"""A browser without scripts, before the admin of a served project."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import httpx2
+
+from tests.conftest import PASSWORD, Served
+
+
+class AdminBrowser:
+    def __init__(self, client: httpx2.Client) -> None:
+        self._client = client
+
+    def read(self, path: str) -> str:
+        """A page."""
+        return self._client.get(path).raise_for_status().text
+
+    def send(self, path: str, fields: Mapping[str, str]) -> str:
+        """The page that comes of sending the form at `path`."""
+        found = re.search(r'csrfmiddlewaretoken" value="(\w+)"', self.read(path))
+        assert found
+        body = {**fields, "csrfmiddlewaretoken": found[1]}
+        sent = self._client.post(path, data=body, follow_redirects=True)
+        return sent.raise_for_status().text
+
+
+@contextmanager
+def signed_in(
+    served: Served, username: str, language: str = "en"
+) -> Iterator[AdminBrowser]:
+    headers = {"Accept-Language": language}
+    with httpx2.Client(
+        base_url=served.base_url, headers=headers, timeout=20, trust_env=False
+    ) as client:
+        browser = AdminBrowser(client)
+        given = {"username": username, "password": PASSWORD}
+        browser.send("/admin/login/?next=/admin/", given)
+        yield browser
