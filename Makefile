@@ -57,6 +57,9 @@ bench-embedding: environment ## Measure how fast local-e5 embeds, on one core
 bench-ingestion: environment ## Measure how late streams are beside an ingestion
 	@$(VENV) -m benchmarks.ingestion $(ARGS)
 
+messages: environment ## Bring the admin's Chinese catalogue in step with the sources
+	@$(VENV) scripts/messages.py
+
 format: environment ## Format the code and mend what the linter can
 	@$(VENV) -m ruff check --fix --quiet . ; $(VENV) -m ruff format .
 
@@ -88,4 +91,4 @@ check-migrations: environment
 check-deploy: environment
 	LLMBACKEND_CONFIG=tests/production.yaml $(VENV) manage.py check --deploy --fail-level WARNING
 
-.PHONY: help run test test-postgresql check bench bench-answers bench-conversations bench-embedding bench-ingestion bench-retrieval bench-search chaos soak format clean environment check-format check-lint check-types check-imports check-migrations check-deploy
+.PHONY: help run test test-postgresql check bench bench-answers bench-conversations bench-embedding bench-ingestion bench-retrieval bench-search chaos soak messages format clean environment check-format check-lint check-types check-imports check-migrations check-deploy

@@ -94,12 +94,13 @@ class User(AbstractUser):
         validators=[validate_username],
     )
     username_folded = models.CharField(
-        max_length=FOLDED_LENGTH, unique=True, editable=False
+        _("username, folded"), max_length=FOLDED_LENGTH, unique=True, editable=False
     )
     token_version = models.PositiveIntegerField(
+        _("tokens ended"),
         default=0,
         editable=False,
-        help_text="Tokens carry it; raising it ends all that were issued before.",
+        help_text=_("Tokens carry it; raising it ends all that were issued before."),
     )
 
     # Named like the keys under `limits` in config.yaml.
@@ -133,8 +134,12 @@ class User(AbstractUser):
 class RevokedToken(models.Model):
     """A token that was logged out before it expired."""
 
-    jti = models.CharField(max_length=64, primary_key=True)
-    expires_at = models.DateTimeField(db_index=True)
+    jti = models.CharField(_("token id"), max_length=64, primary_key=True)
+    expires_at = models.DateTimeField(_("expires"), db_index=True)
+
+    class Meta:
+        verbose_name = _("revoked token")
+        verbose_name_plural = _("revoked tokens")
 
     def __str__(self) -> str:
         return self.jti
@@ -145,16 +150,19 @@ class IdempotencyKey(models.Model):
 
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL,
+        verbose_name=_("user"),
         on_delete=models.CASCADE,
         related_name="idempotency_keys",
         db_index=False,  # The unique constraint begins with it.
     )
-    key = models.CharField(max_length=255)
-    fingerprint = models.CharField(max_length=64)
-    made = models.TextField(blank=True, default="")
-    created_at = models.DateTimeField(db_index=True)
+    key = models.CharField(_("key"), max_length=255)
+    fingerprint = models.CharField(_("fingerprint"), max_length=64)
+    made = models.TextField(_("made"), blank=True, default="")
+    created_at = models.DateTimeField(_("created"), db_index=True)
 
     class Meta:
+        verbose_name = _("idempotency key")
+        verbose_name_plural = _("idempotency keys")
         constraints = [
             models.UniqueConstraint(fields=["user", "key"], name="idempotency_key_once")
         ]
@@ -166,11 +174,17 @@ class IdempotencyKey(models.Model):
 class Tally(models.Model):
     """How often something happened since its window began."""
 
-    key = models.CharField(max_length=100, primary_key=True)
-    count = models.PositiveIntegerField()
+    key = models.CharField(_("key"), max_length=100, primary_key=True)
+    count = models.PositiveIntegerField(_("count"))
     ends_at = models.BigIntegerField(
-        db_index=True, help_text="When the window ends: seconds since 1970."
+        _("ends"),
+        db_index=True,
+        help_text=_("When the window ends: seconds since 1970."),
     )
+
+    class Meta:
+        verbose_name = _("tally")
+        verbose_name_plural = _("tallies")
 
     def __str__(self) -> str:
         return self.key
@@ -193,7 +207,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
 class ApiKey(models.Model):
     """What a program signs in with for its owner; of bases and models null is all."""
 
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    id = models.UUIDField(_("id"), primary_key=True, default=uuid.uuid4, editable=False)
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         on_delete=models.CASCADE,
@@ -201,8 +215,12 @@ class ApiKey(models.Model):
         verbose_name=_("owner"),
     )
     name = models.CharField(_("name"), max_length=200)
-    hash = models.CharField(max_length=64, unique=True, help_text="SHA-256 of the key.")
-    hint = models.CharField(max_length=4, help_text="How the key ends.")
+    hash = models.CharField(
+        _("hash"), max_length=64, unique=True, help_text=_("SHA-256 of the key.")
+    )
+    hint = models.CharField(
+        _("ends with"), max_length=4, help_text=_("How the key ends.")
+    )
     scopes = models.JSONField(_("scopes"))
     knowledge_bases = models.JSONField(_("knowledge bases"), null=True)
     chat_models = models.JSONField(_("chat models"), null=True)
@@ -247,26 +265,26 @@ class AuditEntry(models.Model):
     """
 
     class Action(models.TextChoices):
-        LOGGED_IN = "logged_in"
-        LOG_IN_FAILED = "log_in_failed"
-        LOGGED_OUT = "logged_out"
-        TOKENS_ENDED = "tokens_ended"
-        PASSWORD_SET = "password_set"  # noqa: S105
-        KEY_SET = "key_set"
-        KEY_ENDED = "key_ended"
-        ROLE_CHANGED = "role_changed"
-        VIEWED = "viewed"
-        EXPORTED = "exported"
-        DELETED = "deleted"
+        LOGGED_IN = "logged_in", _("logged in")
+        LOG_IN_FAILED = "log_in_failed", _("log in failed")
+        LOGGED_OUT = "logged_out", _("logged out")
+        TOKENS_ENDED = "tokens_ended", _("tokens ended")
+        PASSWORD_SET = "password_set", _("password set")
+        KEY_SET = "key_set", _("key set")
+        KEY_ENDED = "key_ended", _("key ended")
+        ROLE_CHANGED = "role_changed", _("role changed")
+        VIEWED = "viewed", _("viewed")
+        EXPORTED = "exported", _("exported")
+        DELETED = "deleted", _("deleted")
 
-    at = models.DateTimeField()
-    action = models.CharField(max_length=32, choices=Action)
-    actor_id = models.BigIntegerField(null=True)
-    kind = models.CharField(max_length=100, blank=True, default="")
-    object_id = models.CharField(max_length=64, blank=True, default="")
-    detail = models.CharField(max_length=200, blank=True, default="")
-    address = models.CharField(max_length=45)
-    request_id = models.CharField(max_length=32)
+    at = models.DateTimeField(_("when"))
+    action = models.CharField(_("action"), max_length=32, choices=Action)
+    actor_id = models.BigIntegerField(_("user id"), null=True)
+    kind = models.CharField(_("kind"), max_length=100, blank=True, default="")
+    object_id = models.CharField(_("object id"), max_length=64, blank=True, default="")
+    detail = models.CharField(_("detail"), max_length=200, blank=True, default="")
+    address = models.CharField(_("address"), max_length=45)
+    request_id = models.CharField(_("request id"), max_length=32)
 
     objects = AuditEntryQuerySet.as_manager()
 

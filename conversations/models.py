@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+from django.utils.translation import gettext_lazy as _
 
 from llmbackend.errors import NotFound
 
@@ -58,40 +59,50 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
 class Conversation(models.Model):
     """An owner's titled thread with one chat model."""
 
-    id = models.BigIntegerField(primary_key=True, default=random_id, editable=False)
+    id = models.BigIntegerField(
+        _("id"), primary_key=True, default=random_id, editable=False
+    )
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL,
+        verbose_name=_("owner"),
         on_delete=models.CASCADE,
         related_name="conversations",
         db_index=False,  # The index below begins with it.
     )
-    title = models.CharField(max_length=500)
-    model = models.CharField(max_length=200)
-    system_prompt = models.TextField(null=True)  # noqa: DJ001  null = the config's
-    temperature = models.FloatField(null=True)
-    top_p = models.FloatField(null=True)
-    max_tokens = models.PositiveIntegerField(null=True)
+    title = models.CharField(_("title"), max_length=500)
+    model = models.CharField(_("model"), max_length=200)
+    system_prompt = models.TextField(_("system prompt"), null=True)  # noqa: DJ001  The config's.
+    temperature = models.FloatField(_("temperature"), null=True)
+    top_p = models.FloatField(_("top_p"), null=True)
+    max_tokens = models.PositiveIntegerField(_("max_tokens"), null=True)
     api_key = models.TextField(
+        _("API key"),
         blank=True,
         default="",
-        help_text="Encrypted, bound to the owner and the provider's origin.",
+        help_text=_("Encrypted, bound to the owner and the provider's origin."),
     )
     active_leaf = models.ForeignKey(
         "Message",
+        verbose_name=_("active message"),
         on_delete=models.DO_NOTHING,  # Both go in one transaction.
         null=True,
         related_name="+",
     )
     version = models.PositiveBigIntegerField(
+        _("version"),
         default=0,
-        help_text="Raised by every transaction that changes this or its messages.",
+        help_text=_("Raised by every transaction that changes this or its messages."),
     )
-    created_at = models.DateTimeField()
-    updated_at = models.DateTimeField(help_text="When the last turn began.")
+    created_at = models.DateTimeField(_("created"))
+    updated_at = models.DateTimeField(
+        _("last turn"), help_text=_("When the last turn began.")
+    )
 
     objects = ConversationQuerySet.as_manager()
 
     class Meta:
+        verbose_name = _("conversation")
+        verbose_name_plural = _("conversations")
         indexes = [
             models.Index(
                 fields=["owner", "-updated_at", "-id"], name="conversation_list"
@@ -106,12 +117,18 @@ class Conversation(models.Model):
 class Writer(models.Model):
     """A serving process, as the database knows it."""
 
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    host = models.CharField(max_length=255)
-    pid = models.PositiveIntegerField()
+    id = models.UUIDField(_("id"), primary_key=True, default=uuid.uuid4, editable=False)
+    host = models.CharField(_("host"), max_length=255)
+    pid = models.PositiveIntegerField(_("process"))
     heartbeat_at = models.DateTimeField(
-        db_index=True, help_text="By the database's clock; silent for 6 s is dead."
+        _("heartbeat"),
+        db_index=True,
+        help_text=_("By the database's clock; silent for 6 s is dead."),
     )
+
+    class Meta:
+        verbose_name = _("writer")
+        verbose_name_plural = _("writers")
 
     def __str__(self) -> str:
         return f"{self.host}:{self.pid}"
@@ -158,63 +175,81 @@ class Message(models.Model):
     """One utterance: a node in its conversation's tree."""
 
     class Role(models.TextChoices):
-        USER = "user"
-        ASSISTANT = "assistant"
+        USER = "user", _("user")
+        ASSISTANT = "assistant", _("assistant")
 
     class Status(models.TextChoices):
-        STREAMING = "streaming"
-        COMPLETE = "complete"
-        STOPPED = "stopped"
-        TRUNCATED = "truncated"
-        FAILED = "failed"
-        INTERRUPTED = "interrupted"
+        STREAMING = "streaming", _("streaming")
+        COMPLETE = "complete", _("complete")
+        STOPPED = "stopped", _("stopped")
+        TRUNCATED = "truncated", _("truncated")
+        FAILED = "failed", _("failed")
+        INTERRUPTED = "interrupted", _("interrupted")
 
     conversation = models.ForeignKey(
         Conversation,
+        verbose_name=_("conversation"),
         on_delete=models.CASCADE,
         related_name="messages",
         db_index=False,  # The unique constraint begins with it.
     )
-    number = models.PositiveIntegerField(help_text="The wire's message_id: 1, 2, 3.")
+    number = models.PositiveIntegerField(
+        _("number"), help_text=_("The wire's message_id: 1, 2, 3.")
+    )
     parent = models.ForeignKey(
         "self",
+        verbose_name=_("parent"),
         on_delete=models.DO_NOTHING,  # A tree goes whole, with its conversation.
         null=True,
         related_name="children",
     )
-    role = models.CharField(max_length=16, choices=Role)
-    content = models.TextField(blank=True, default="")
-    reasoning = models.TextField(blank=True, default="")
-    status = models.CharField(max_length=16, choices=Status, default=Status.COMPLETE)
-    finish_reason = models.CharField(max_length=64, blank=True, default="")
-    error_code = models.CharField(max_length=64, blank=True, default="")
-    model = models.CharField(max_length=200, blank=True, default="")
-    provider = models.CharField(max_length=200, blank=True, default="")
-    sources = models.JSONField(default=list, blank=True)
-    prompt_tokens = models.PositiveIntegerField(null=True)
-    completion_tokens = models.PositiveIntegerField(null=True)
-    tokens_estimated = models.BooleanField(default=False)
+    role = models.CharField(_("role"), max_length=16, choices=Role)
+    content = models.TextField(_("content"), blank=True, default="")
+    reasoning = models.TextField(_("reasoning"), blank=True, default="")
+    status = models.CharField(
+        _("status"), max_length=16, choices=Status, default=Status.COMPLETE
+    )
+    finish_reason = models.CharField(
+        _("finish reason"), max_length=64, blank=True, default=""
+    )
+    error_code = models.CharField(
+        _("error code"), max_length=64, blank=True, default=""
+    )
+    model = models.CharField(_("model"), max_length=200, blank=True, default="")
+    provider = models.CharField(_("provider"), max_length=200, blank=True, default="")
+    sources = models.JSONField(_("sources"), default=list, blank=True)
+    prompt_tokens = models.PositiveIntegerField(_("prompt tokens"), null=True)
+    completion_tokens = models.PositiveIntegerField(_("answer tokens"), null=True)
+    tokens_estimated = models.BooleanField(_("tokens estimated"), default=False)
     set_aside = models.PositiveIntegerField(
+        _("tokens set aside"),
         default=0,
-        help_text="Tokens of its owner's limits; they count while it is streaming.",
+        help_text=_("Of its owner's limits; they count while it is streaming."),
     )
-    created_at = models.DateTimeField()
-    first_token_at = models.DateTimeField(null=True)
-    finished_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(_("created"))
+    first_token_at = models.DateTimeField(_("first token"), null=True)
+    finished_at = models.DateTimeField(_("finished"), null=True)
     writer = models.ForeignKey(
-        Writer, on_delete=models.SET_NULL, null=True, related_name="answers"
+        Writer,
+        verbose_name=_("writer"),
+        on_delete=models.SET_NULL,
+        null=True,
+        related_name="answers",
     )
-    stop_requested = models.BooleanField(default=False)
+    stop_requested = models.BooleanField(_("stop requested"), default=False)
     segment = models.ForeignKey(
         SearchSegment,
+        verbose_name=_("search segment"),
         on_delete=models.DO_NOTHING,  # Who deletes one sees to its messages.
         null=True,
         db_index=False,  # Most have none; the indexes below know both kinds apart.
         related_name="covered",
-        help_text="The index that holds its text as it is; null: none does.",
+        help_text=_("The index that holds its text as it is; null: none does."),
     )
 
     class Meta:
+        verbose_name = _("message")
+        verbose_name_plural = _("messages")
         indexes = [
             # Who looks for the few that are not complete must not read all texts.
             models.Index(fields=["status"], name="message_status"),
@@ -256,28 +291,35 @@ class Usage(models.Model):
 
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL,
+        verbose_name=_("owner"),
         on_delete=models.CASCADE,
         related_name="usage",
         db_index=False,  # The unique constraint begins with it.
     )
-    day = models.DateField(help_text="UTC, of the end of the answer.")
-    model = models.CharField(max_length=200)
+    day = models.DateField(_("day"), help_text=_("UTC, of the end of the answer."))
+    model = models.CharField(_("model"), max_length=200)
     answers = models.PositiveIntegerField(
-        default=0, help_text="Those that cost anything; a continued one at each end."
+        _("answers"),
+        default=0,
+        help_text=_("Those that cost anything; a continued one at each end."),
     )
     estimated_answers = models.PositiveIntegerField(
-        default=0, help_text="Those whose tokens nobody counted for us."
+        _("estimated answers"),
+        default=0,
+        help_text=_("Those whose tokens nobody counted for us."),
     )
-    prompt_tokens = models.PositiveBigIntegerField(default=0)
-    completion_tokens = models.PositiveBigIntegerField(default=0)
+    prompt_tokens = models.PositiveBigIntegerField(_("prompt tokens"), default=0)
+    completion_tokens = models.PositiveBigIntegerField(_("answer tokens"), default=0)
     # All that ended, by how they did: named like the statuses of messages.
-    complete = models.PositiveIntegerField(default=0)
-    stopped = models.PositiveIntegerField(default=0)
-    truncated = models.PositiveIntegerField(default=0)
-    failed = models.PositiveIntegerField(default=0)
-    interrupted = models.PositiveIntegerField(default=0)
+    complete = models.PositiveIntegerField(_("complete"), default=0)
+    stopped = models.PositiveIntegerField(_("stopped"), default=0)
+    truncated = models.PositiveIntegerField(_("truncated"), default=0)
+    failed = models.PositiveIntegerField(_("failed"), default=0)
+    interrupted = models.PositiveIntegerField(_("interrupted"), default=0)
 
     class Meta:
+        verbose_name = _("usage")
+        verbose_name_plural = _("usage")
         constraints = [
             models.UniqueConstraint(
                 fields=["owner", "day", "model"], name="usage_of_a_day_once"
@@ -292,11 +334,19 @@ class Usage(models.Model):
 class AnswerHour(models.Model):
     """How the answers went that ended within an hour that is over."""
 
-    hour = models.DateTimeField(primary_key=True)
-    statuses = models.JSONField(help_text="How many, by status.")
-    failures = models.JSONField(help_text="How many, by error code.")
-    first_token_p50_ms = models.PositiveIntegerField(null=True)
-    first_token_p95_ms = models.PositiveIntegerField(null=True)
+    hour = models.DateTimeField(_("hour"), primary_key=True)
+    statuses = models.JSONField(_("statuses"), help_text=_("How many, by status."))
+    failures = models.JSONField(_("failures"), help_text=_("How many, by error code."))
+    first_token_p50_ms = models.PositiveIntegerField(
+        _("first token, p50, ms"), null=True
+    )
+    first_token_p95_ms = models.PositiveIntegerField(
+        _("first token, p95, ms"), null=True
+    )
+
+    class Meta:
+        verbose_name = _("hour of answers")
+        verbose_name_plural = _("hours of answers")
 
     def __str__(self) -> str:
         return f"hour {self.hour:%Y-%m-%d %H}"

@@ -18,6 +18,7 @@ class CountedDeletion(admin.ModelAdmin):  # type: ignore[type-arg]
     """Asks before a deletion with how many rows go along; Django's own names each."""
 
     show_full_result_count = False
+    list_per_page = 50
 
     def get_deleted_objects(
         self, objs: QuerySet[Any] | Sequence[Model], request: HttpRequest

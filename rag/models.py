@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from django.conf import settings
 from django.db import models
+from django.utils.translation import gettext_lazy as _
 
 from llmbackend.errors import NotFound
 
@@ -33,28 +34,33 @@ class KnowledgeBaseQuerySet(models.QuerySet["KnowledgeBase"]):
 class KnowledgeBase(models.Model):
     """An owner's set of documents, embedded by one model."""
 
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    id = models.UUIDField(_("id"), primary_key=True, default=uuid.uuid4, editable=False)
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL,
+        verbose_name=_("owner"),
         on_delete=models.CASCADE,
         related_name="knowledge_bases",
     )
-    name = models.CharField(max_length=500)
-    embedding_model = models.CharField(max_length=200)
+    name = models.CharField(_("name"), max_length=500)
+    embedding_model = models.CharField(_("embedding model"), max_length=200)
     dimension = models.PositiveIntegerField(
-        null=True, help_text="Pinned by the first document."
+        _("dimension"), null=True, help_text=_("Pinned by the first document.")
     )
-    chunk_size_cjk = models.PositiveIntegerField(default=400)
-    chunk_size_latin = models.PositiveIntegerField(default=1100)
-    overlap_percent = models.PositiveSmallIntegerField(default=15)
+    chunk_size_cjk = models.PositiveIntegerField(_("chunk size, Chinese"), default=400)
+    chunk_size_latin = models.PositiveIntegerField(_("chunk size, Latin"), default=1100)
+    overlap_percent = models.PositiveSmallIntegerField(_("overlap, %"), default=15)
     version = models.PositiveBigIntegerField(
-        default=0, help_text="Raised by every change of its ready chunks."
+        _("version"),
+        default=0,
+        help_text=_("Raised by every change of its ready chunks."),
     )
-    created_at = models.DateTimeField()
+    created_at = models.DateTimeField(_("created"))
 
     objects = KnowledgeBaseQuerySet.as_manager()
 
     class Meta:
+        verbose_name = _("knowledge base")
+        verbose_name_plural = _("knowledge bases")
         indexes = [models.Index(fields=["-created_at"], name="base_created")]
 
     def __str__(self) -> str:
@@ -81,48 +87,62 @@ class Document(models.Model):
     """An uploaded file; invisible to retrieval until it is ready."""
 
     class Status(models.TextChoices):
-        PROCESSING = "processing"
-        READY = "ready"
-        FAILED = "failed"
+        PROCESSING = "processing", _("processing")
+        READY = "ready", _("ready")
+        FAILED = "failed", _("failed")
 
     class Stage(models.TextChoices):
-        RECEIVED = "received"
-        EXTRACTED = "extracted"
-        CHUNKED = "chunked"
-        EMBEDDED = "embedded"
+        RECEIVED = "received", _("received")
+        EXTRACTED = "extracted", _("extracted")
+        CHUNKED = "chunked", _("chunked")
+        EMBEDDED = "embedded", _("embedded")
 
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    id = models.UUIDField(_("id"), primary_key=True, default=uuid.uuid4, editable=False)
     knowledge_base = models.ForeignKey(
         KnowledgeBase,
+        verbose_name=_("knowledge base"),
         on_delete=models.CASCADE,
         related_name="documents",
         db_index=False,  # The unique constraint begins with it.
     )
-    name = models.CharField(max_length=1000, help_text="Display text, never a path.")
-    type = models.CharField(max_length=16)
-    sha256 = models.CharField(max_length=64)
-    encoding = models.CharField(max_length=64, blank=True, default="")
-    embedding_model = models.CharField(max_length=200)
-    status = models.CharField(max_length=16, choices=Status, default=Status.PROCESSING)
-    stage = models.CharField(max_length=16, choices=Stage, default=Stage.RECEIVED)
-    chunks_done = models.PositiveIntegerField(default=0)
-    chunks_total = models.PositiveIntegerField(default=0)
-    error_code = models.CharField(max_length=64, blank=True, default="")
-    size_bytes = models.PositiveBigIntegerField(default=0)
-    size_characters = models.PositiveBigIntegerField(default=0)
+    name = models.CharField(
+        _("name"), max_length=1000, help_text=_("Display text, never a path.")
+    )
+    type = models.CharField(_("type"), max_length=16)
+    sha256 = models.CharField(_("SHA-256"), max_length=64)
+    encoding = models.CharField(_("encoding"), max_length=64, blank=True, default="")
+    embedding_model = models.CharField(_("embedding model"), max_length=200)
+    status = models.CharField(
+        _("status"), max_length=16, choices=Status, default=Status.PROCESSING
+    )
+    stage = models.CharField(
+        _("stage"), max_length=16, choices=Stage, default=Stage.RECEIVED
+    )
+    chunks_done = models.PositiveIntegerField(_("chunks done"), default=0)
+    chunks_total = models.PositiveIntegerField(_("chunks"), default=0)
+    error_code = models.CharField(
+        _("error code"), max_length=64, blank=True, default=""
+    )
+    size_bytes = models.PositiveBigIntegerField(_("bytes"), default=0)
+    size_characters = models.PositiveBigIntegerField(_("characters"), default=0)
     claim = models.UUIDField(
+        _("claim"),
         null=True,
-        help_text="While processing: whose work it is; all its writes say so.",
+        help_text=_("While processing: whose work it is; all its writes say so."),
     )
     lease_until = models.DateTimeField(
-        null=True, help_text="While processing: past it, its process is dead."
+        _("lease until"),
+        null=True,
+        help_text=_("While processing: past it, its process is dead."),
     )
-    created_at = models.DateTimeField()
-    ready_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(_("created"))
+    ready_at = models.DateTimeField(_("ready"), null=True)
 
     objects = DocumentQuerySet.as_manager()
 
     class Meta:
+        verbose_name = _("document")
+        verbose_name_plural = _("documents")
         constraints = [
             models.UniqueConstraint(
                 fields=["knowledge_base", "sha256"], name="document_once_per_base"
@@ -139,20 +159,27 @@ class Chunk(models.Model):
 
     document = models.ForeignKey(
         Document,
+        verbose_name=_("document"),
         on_delete=models.CASCADE,
         related_name="chunks",
         db_index=False,  # The unique constraint begins with it.
     )
-    ordinal = models.PositiveIntegerField()
-    text = models.TextField()
-    start = models.PositiveIntegerField(help_text="text[start:end] of the document.")
-    end = models.PositiveIntegerField()
-    page = models.PositiveIntegerField(null=True)
-    heading_path = models.JSONField(default=list, blank=True)
-    embedding = models.BinaryField(help_text="Little-endian float32, unit length.")
-    terms = models.BinaryField(help_text="Term ids and counts.")
+    ordinal = models.PositiveIntegerField(_("ordinal"))
+    text = models.TextField(_("text"))
+    start = models.PositiveIntegerField(
+        _("start"), help_text=_("text[start:end] of the document.")
+    )
+    end = models.PositiveIntegerField(_("end"))
+    page = models.PositiveIntegerField(_("page"), null=True)
+    heading_path = models.JSONField(_("headings"), default=list, blank=True)
+    embedding = models.BinaryField(
+        _("vector"), help_text=_("Little-endian float32, unit length.")
+    )
+    terms = models.BinaryField(_("terms"), help_text=_("Term ids and counts."))
 
     class Meta:
+        verbose_name = _("chunk")
+        verbose_name_plural = _("chunks")
         constraints = [
             models.UniqueConstraint(
                 fields=["document", "ordinal"], name="chunk_ordinal_once"

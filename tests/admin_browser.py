@@ -8,8 +8,6 @@ from contextlib import contextmanager
 
 import httpx2
 
-from tests.conftest import PASSWORD, Served
-
 
 class AdminBrowser:
     def __init__(self, client: httpx2.Client) -> None:
@@ -30,13 +28,13 @@ class AdminBrowser:
 
 @contextmanager
 def signed_in(
-    served: Served, username: str, language: str = "en"
+    base_url: str, username: str, password: str, language: str = "en"
 ) -> Iterator[AdminBrowser]:
     headers = {"Accept-Language": language}
     with httpx2.Client(
-        base_url=served.base_url, headers=headers, timeout=20, trust_env=False
+        base_url=base_url, headers=headers, timeout=20, trust_env=False
     ) as client:
         browser = AdminBrowser(client)
-        given = {"username": username, "password": PASSWORD}
+        given = {"username": username, "password": password}
         browser.send("/admin/login/?next=/admin/", given)
         yield browser

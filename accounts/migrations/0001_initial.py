@@ -17,9 +17,12 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name='RevokedToken',
             fields=[
-                ('jti', models.CharField(max_length=64, primary_key=True, serialize=False)),
-                ('expires_at', models.DateTimeField(db_index=True)),
+                ('jti', models.CharField(max_length=64, primary_key=True, serialize=False, verbose_name='token id')),
+                ('expires_at', models.DateTimeField(db_index=True, verbose_name='expires')),
             ],
+            options={
+                'verbose_name': 'revoked token', 'verbose_name_plural': 'revoked tokens',
+            },
         ),
         migrations.CreateModel(
             name='User',
@@ -35,8 +38,8 @@ class Migration(migrations.Migration):
                 ('is_active', models.BooleanField(default=True, help_text='Designates whether this user should be treated as active. Unselect this instead of deleting accounts.', verbose_name='active')),
                 ('date_joined', models.DateTimeField(default=django.utils.timezone.now, verbose_name='date joined')),
                 ('username', models.CharField(max_length=150, unique=True, validators=[accounts.models.validate_username], verbose_name='username')),
-                ('username_folded', models.CharField(editable=False, max_length=450, unique=True)),
-                ('token_version', models.PositiveIntegerField(default=0, editable=False, help_text='Tokens carry it; raising it ends all that were issued before.')),
+                ('username_folded', models.CharField(editable=False, max_length=450, unique=True, verbose_name='username, folded')),
+                ('token_version', models.PositiveIntegerField(default=0, editable=False, help_text='Tokens carry it; raising it ends all that were issued before.', verbose_name='tokens ended')),
                 ('groups', models.ManyToManyField(blank=True, help_text='The groups this user belongs to. A user will get all permissions granted to each of their groups.', related_name='user_set', related_query_name='user', to='auth.group', verbose_name='groups')),
                 ('user_permissions', models.ManyToManyField(blank=True, help_text='Specific permissions for this user.', related_name='user_set', related_query_name='user', to='auth.permission', verbose_name='user permissions')),
             ],

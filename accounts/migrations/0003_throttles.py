@@ -13,9 +13,12 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name='Tally',
             fields=[
-                ('key', models.CharField(max_length=100, primary_key=True, serialize=False)),
-                ('count', models.PositiveIntegerField()),
-                ('ends_at', models.BigIntegerField(db_index=True, help_text='When the window ends: seconds since 1970.')),
+                ('key', models.CharField(max_length=100, primary_key=True, serialize=False, verbose_name='key')),
+                ('count', models.PositiveIntegerField(verbose_name='count')),
+                ('ends_at', models.BigIntegerField(db_index=True, help_text='When the window ends: seconds since 1970.', verbose_name='ends')),
             ],
+            options={
+                'verbose_name': 'tally', 'verbose_name_plural': 'tallies',
+            },
         ),
     ]

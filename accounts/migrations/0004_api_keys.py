@@ -16,10 +16,10 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name='ApiKey',
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False, verbose_name='id')),
                 ('name', models.CharField(max_length=200, verbose_name='name')),
-                ('hash', models.CharField(help_text='SHA-256 of the key.', max_length=64, unique=True)),
-                ('hint', models.CharField(help_text='How the key ends.', max_length=4)),
+                ('hash', models.CharField(help_text='SHA-256 of the key.', max_length=64, unique=True, verbose_name='hash')),
+                ('hint', models.CharField(help_text='How the key ends.', max_length=4, verbose_name='ends with')),
                 ('scopes', models.JSONField(verbose_name='scopes')),
                 ('knowledge_bases', models.JSONField(null=True, verbose_name='knowledge bases')),
                 ('chat_models', models.JSONField(null=True, verbose_name='chat models')),

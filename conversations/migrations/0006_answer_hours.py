@@ -15,12 +15,15 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name='AnswerHour',
             fields=[
-                ('hour', models.DateTimeField(primary_key=True, serialize=False)),
-                ('statuses', models.JSONField(help_text='How many, by status.')),
-                ('failures', models.JSONField(help_text='How many, by error code.')),
-                ('first_token_p50_ms', models.PositiveIntegerField(null=True)),
-                ('first_token_p95_ms', models.PositiveIntegerField(null=True)),
+                ('hour', models.DateTimeField(primary_key=True, serialize=False, verbose_name='hour')),
+                ('statuses', models.JSONField(help_text='How many, by status.', verbose_name='statuses')),
+                ('failures', models.JSONField(help_text='How many, by error code.', verbose_name='failures')),
+                ('first_token_p50_ms', models.PositiveIntegerField(null=True, verbose_name='first token, p50, ms')),
+                ('first_token_p95_ms', models.PositiveIntegerField(null=True, verbose_name='first token, p95, ms')),
             ],
+            options={
+                'verbose_name': 'hour of answers', 'verbose_name_plural': 'hours of answers',
+            },
         ),
         migrations.AddIndex(
             model_name='message',

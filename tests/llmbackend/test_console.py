@@ -118,7 +118,7 @@ class TestProviders:
     @pytest.fixture
     def over_http(self, server):
         User.objects.create_superuser("root", password=PASSWORD)
-        with signed_in(server, "root") as browser:
+        with signed_in(server.base_url, "root", PASSWORD) as browser:
             yield browser
 
     def test_says_what_is_configured_and_no_key(self, over_http):

@@ -11,14 +11,14 @@ from django.test import Client as Browser
 from accounts.models import AuditEntry, User
 from rag.models import Chunk, Document, KnowledgeBase
 from tests.admin_browser import AdminBrowser, signed_in
-from tests.conftest import Client, Served
+from tests.conftest import PASSWORD, Client, Served
 
 TEXT = "# Birds\n\nSwallows <b>fly</b> south in winter. 燕子冬天飞往南方。\n"
 
 
 @pytest.fixture
 def root(server: Served) -> User:
-    return User.objects.create_superuser("root", password="correct horse battery")
+    return User.objects.create_superuser("root", password=PASSWORD)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def browser(root: User) -> Browser:
 @pytest.fixture
 def over_http(server: Served, root: User) -> Any:
     """The same browser, before the served project."""
-    with signed_in(server, "root") as browser:
+    with signed_in(server.base_url, "root", PASSWORD) as browser:
         yield browser
 
 
