@@ -95,7 +95,7 @@ def told(user: User, role: str) -> str:
 class UserAdmin(CountedDeletion, DjangoUserAdmin):
     list_display = [
         *["username", "is_active", "is_staff", "tokens_ended", "conversation_count"],
-        *["base_count", "last_login", "date_joined"],
+        *["base_count", "last_login"],
     ]
     list_filter = ["is_active", "is_staff", "is_superuser"]
     sortable_by = ["username"]

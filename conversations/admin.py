@@ -110,10 +110,9 @@ class ConversationAdmin(ContentAdmin):
 @admin.register(Message)
 class MessageAdmin(ContentAdmin):
     list_display = [
-        *["conversation_id", "number", "role", "status", "error_code", "model"],
-        *["prompt_tokens", "completion_tokens", "first_token", "created_at"],
+        *["place", "role", "status", "error_code", "model", "tokens", "first_token"],
+        "created_at",
     ]
-    list_display_links = ["number"]
     list_filter = ["status", "role"]
     search_fields = ["=conversation__id"]
     search_help_text = _("A conversation's id, a user name or an error code; whole.")
@@ -135,13 +134,24 @@ class MessageAdmin(ContentAdmin):
             return super().get_search_results(request, queryset, term)
         user = User.objects.named(term)
         if user is not None:
-            return queryset.filter(conversation__owner=user), False
+            mine = Conversation.objects.filter(owner=user)
+            return queryset.filter(conversation__in=mine), False
         # The index of the states leads to the few that have a code.
         return queryset.filter(status__in=UNFINISHED, error_code=term), False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         # A message goes with its conversation, and not alone.
         return False
+
+    @admin.display(description=_("conversation/number"))
+    def place(self, message: Message) -> str:
+        return f"{message.conversation_id}/{message.number}"
+
+    @admin.display(description=_("tokens, prompt/answer"))
+    def tokens(self, message: Message) -> str | None:
+        if message.prompt_tokens is None:
+            return None
+        return f"{message.prompt_tokens}/{message.completion_tokens}"
 
     @admin.display(description=_("first token, ms"))
     def first_token(self, message: Message) -> int | None:

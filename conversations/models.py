@@ -107,11 +107,11 @@ class Conversation(models.Model):
             models.Index(
                 fields=["owner", "-updated_at", "-id"], name="conversation_list"
             ),
-            models.Index(fields=["-updated_at"], name="conversation_updated"),
+            models.Index(fields=["-updated_at", "-id"], name="conversation_updated"),
         ]
 
     def __str__(self) -> str:
-        return f"conversation {self.pk}"
+        return f"{self._meta.verbose_name} {self.pk}"
 
 
 class Writer(models.Model):
@@ -278,7 +278,7 @@ class Message(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"message {self.number} of conversation {self.conversation_id}"
+        return f"{self._meta.verbose_name} {self.conversation_id}/{self.number}"
 
 
 class Usage(models.Model):

@@ -11,6 +11,7 @@ from typing import Literal
 
 import httpx2
 from django.conf import settings
+from django.utils.translation import gettext as _
 
 from llmbackend import cache, health
 from llmbackend.chat_models import usable_models
@@ -124,7 +125,7 @@ async def _asked(provider: Provider, clients: Clients) -> Finding:
     """Ask for the provider's models: free of charge, and it needs the key."""
     subject = f"provider {provider.name}"
     if not provider.api_key:
-        said = "no key in config.yaml; conversations must bring one"
+        said = _("no key in config.yaml; conversations must bring one")
         return Finding("ok", subject, said)
     client = clients.client_for(provider)
     try:
@@ -139,13 +140,25 @@ async def _asked(provider: Provider, clients: Clients) -> Finding:
                 },
             )
     except TimeoutError:
-        return Finding("error", subject, f"no answer within {PATIENCE:.0f} seconds")
+        return Finding(
+            "error",
+            subject,
+            _("no answer within %(seconds)d seconds") % {"seconds": PATIENCE},
+        )
     except FAILURES as exc:
         status = getattr(exc, "status_code", None)
         if status in {401, 403}:
-            return Finding("error", subject, "it refuses the API key")
+            return Finding("error", subject, _("it refuses the API key"))
         if status is not None:
             # Not every provider lists its models; it was reached, though.
-            return Finding("warning", subject, f"reached; it answers HTTP {status}")
-        return Finding("error", subject, f"it cannot be reached ({type(exc).__name__})")
-    return Finding("ok", subject, "reached, and the API key is accepted")
+            return Finding(
+                "warning",
+                subject,
+                _("reached; it answers HTTP %(status)d") % {"status": status},
+            )
+        return Finding(
+            "error",
+            subject,
+            _("it cannot be reached (%(why)s)") % {"why": type(exc).__name__},
+        )
+    return Finding("ok", subject, _("reached, and the API key is accepted"))

@@ -11,6 +11,8 @@ from django.db.models.functions import Coalesce
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
 
+from llmbackend.paging import KeyPaginator
+
 NAMED = 50
 
 
@@ -19,6 +21,16 @@ class CountedDeletion(admin.ModelAdmin):  # type: ignore[type-arg]
 
     show_full_result_count = False
     list_per_page = 50
+
+    class Media:
+        css = {"all": ["console/console.css"]}
+
+    def get_paginator(
+        self, request: HttpRequest, queryset: QuerySet[Any], per_page: int, *_args: Any
+    ) -> KeyPaginator:
+        related: Any = self.list_select_related or ()
+        rows = self.get_queryset(request).select_related(*related)
+        return KeyPaginator(queryset, per_page, rows=rows)
 
     def get_deleted_objects(
         self, objs: QuerySet[Any] | Sequence[Model], request: HttpRequest
@@ -35,6 +47,7 @@ class CountedDeletion(admin.ModelAdmin):  # type: ignore[type-arg]
                     **{f"{relation.field.name}__in": objs}
                 )
                 counts[str(below._meta.verbose_name_plural)] = found.count()
+        counts = {name: count for name, count in counts.items() if count}
         lacking = not self.has_delete_permission(request)
         needed = {str(self.opts.verbose_name)} if lacking else set()
         return named, counts, needed, []
@@ -59,5 +72,5 @@ def counted(model: type[Model], relation: str) -> Coalesce:
     field: Any = model._meta.get_field(relation)
     name = field.field.name
     rows = field.related_model._base_manager.filter(**{name: OuterRef("pk")})
-    counts = rows.order_by().values(name).annotate(count=Count("pk")).values("count")
+    counts = rows.order_by().values(name).annotate(count=Count("*")).values("count")
     return Coalesce(Subquery(counts), 0)

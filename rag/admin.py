@@ -79,7 +79,7 @@ class PageAdmin(ReadOnlyAdmin):
 @admin.register(KnowledgeBase)
 class KnowledgeBaseAdmin(PageAdmin):
     list_display = [
-        *["id", "name", "owner", "embedding_model", "document_count", "created_at"],
+        *["name", "owner", "embedding_model", "document_count", "created_at"],
     ]
     list_select_related = ["owner"]
     search_fields = ["name"]
@@ -161,8 +161,8 @@ class KnowledgeBaseAdmin(PageAdmin):
 @admin.register(Document)
 class DocumentAdmin(PageAdmin):
     list_display = [
-        *["name", "knowledge_base", "type", "status", "stage", "error_code"],
-        *["chunks_done", "chunks_total", "size_bytes", "created_at"],
+        *["name", "base", "status", "stage", "error_code", "chunks", "size_bytes"],
+        "created_at",
     ]
     list_select_related = ["knowledge_base"]
     search_fields = ["name"]
@@ -186,18 +186,19 @@ class DocumentAdmin(PageAdmin):
             return queryset.filter(pk=pk) | queryset.filter(knowledge_base=pk), False
         user = User.objects.named(search_term.strip())
         if user is not None:
-            return queryset.filter(knowledge_base__owner=user), False
+            mine = KnowledgeBase.objects.filter(owner=user)
+            return queryset.filter(knowledge_base__in=mine), False
         return super().get_search_results(request, queryset, search_term)
 
     def get_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view(self.chunks)
+        view = self.admin_site.admin_view(self.browse)
         name = "rag_document_chunks"
         return [
             path("<uuid:document_id>/chunks/", view, name=name),
             *super().get_urls(),
         ]
 
-    def chunks(self, request: HttpRequest, document_id: uuid.UUID) -> HttpResponse:
+    def browse(self, request: HttpRequest, document_id: uuid.UUID) -> HttpResponse:
         """Look through the pieces that a document was cut into."""
         document = self.found_or_404(request, document_id)
         rows = Chunk.objects.filter(document=document).order_by("ordinal")
@@ -217,6 +218,14 @@ class DocumentAdmin(PageAdmin):
     ) -> None:
         for document in queryset:
             remove_document(document, by=request.user.pk)
+
+    @admin.display(description=_("knowledge base"))
+    def base(self, document: Document) -> str:
+        return document.knowledge_base.name
+
+    @admin.display(description=_("chunks"))
+    def chunks(self, document: Document) -> str:
+        return f"{document.chunks_done}/{document.chunks_total}"
 
     @admin.display(description=_("reason"))
     def reason(self, document: Document) -> str:

@@ -61,10 +61,10 @@ class KnowledgeBase(models.Model):
     class Meta:
         verbose_name = _("knowledge base")
         verbose_name_plural = _("knowledge bases")
-        indexes = [models.Index(fields=["-created_at"], name="base_created")]
+        indexes = [models.Index(fields=["-created_at", "-id"], name="base_created")]
 
     def __str__(self) -> str:
-        return f"knowledge base {self.pk}"
+        return f"{self._meta.verbose_name} {self.pk}"
 
 
 class DocumentQuerySet(models.QuerySet["Document"]):
@@ -148,10 +148,10 @@ class Document(models.Model):
                 fields=["knowledge_base", "sha256"], name="document_once_per_base"
             )
         ]
-        indexes = [models.Index(fields=["-created_at"], name="document_created")]
+        indexes = [models.Index(fields=["-created_at", "-id"], name="document_created")]
 
     def __str__(self) -> str:
-        return f"document {self.pk}"
+        return f"{self._meta.verbose_name} {self.pk}"
 
 
 class Chunk(models.Model):

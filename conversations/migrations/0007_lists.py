@@ -14,7 +14,7 @@ class Migration(migrations.Migration):
     operations = [
         migrations.AddIndex(
             model_name='conversation',
-            index=models.Index(fields=['-updated_at'], name='conversation_updated'),
+            index=models.Index(fields=['-updated_at', '-id'], name='conversation_updated'),
         ),
         migrations.AddIndex(
             model_name='message',

@@ -14,10 +14,10 @@ class Migration(migrations.Migration):
     operations = [
         migrations.AddIndex(
             model_name='document',
-            index=models.Index(fields=['-created_at'], name='document_created'),
+            index=models.Index(fields=['-created_at', '-id'], name='document_created'),
         ),
         migrations.AddIndex(
             model_name='knowledgebase',
-            index=models.Index(fields=['-created_at'], name='base_created'),
+            index=models.Index(fields=['-created_at', '-id'], name='base_created'),
         ),
     ]

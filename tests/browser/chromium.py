@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import os
@@ -50,6 +51,41 @@ class Page:
         said = self._browser.call("Runtime.evaluate", session=self._session, **asked)
         assert "exceptionDetails" not in said, said["exceptionDetails"]
         return said["result"].get("value")
+
+    def speak(self, language: str) -> None:
+        """Prefer `language` from now on."""
+        agent = self.run("navigator.userAgent")
+        self._browser.call(
+            "Network.setUserAgentOverride",
+            session=self._session,
+            userAgent=agent,
+            acceptLanguage=language,
+        )
+
+    def go(self, url: str) -> None:
+        """Load `url`, which may lead elsewhere."""
+        self.run("document.isLeft = true")
+        self._browser.call("Page.navigate", session=self._session, url=url)
+        self.wait_until_loaded()
+
+    def wait_until_loaded(self) -> None:
+        """Wait for the page after the one that was left."""
+        self.wait_until("!document.isLeft && document.readyState === 'complete'")
+
+    def screenshot(self, *, width: int = 1280) -> bytes:
+        """The whole page as PNG, laid out for a window of that width."""
+        self._browser.call(
+            "Emulation.setDeviceMetricsOverride",
+            session=self._session,
+            width=width,
+            height=800,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+        shot = self._browser.call(
+            "Page.captureScreenshot", session=self._session, captureBeyondViewport=True
+        )
+        return base64.b64decode(shot["data"])
 
     def wait_until(self, condition: str) -> None:
         """Ask the page until `condition`, an expression, is true."""

@@ -86,7 +86,7 @@ class TestContents:
 
         pages = "".join(browser.get(page).content.decode() for page in every_page())
 
-        assert f"message {message.number} of" in pages
+        assert f"{conversation}/{message.number}" in pages
         assert "private" not in pages
         assert "secretive" not in pages
         assert not AuditEntry.objects.filter(action="viewed").exists()
