@@ -183,7 +183,8 @@ class DocumentAdmin(PageAdmin):
     ) -> tuple[QuerySet[Any], bool]:
         pk = uuid_in(search_term)
         if pk is not None:
-            return queryset.filter(pk=pk) | queryset.filter(knowledge_base=pk), False
+            of_base = queryset.filter(knowledge_base=pk)
+            return (of_base if of_base.exists() else queryset.filter(pk=pk)), False
         user = User.objects.named(search_term.strip())
         if user is not None:
             mine = KnowledgeBase.objects.filter(owner=user)

@@ -148,7 +148,12 @@ class Document(models.Model):
                 fields=["knowledge_base", "sha256"], name="document_once_per_base"
             )
         ]
-        indexes = [models.Index(fields=["-created_at", "-id"], name="document_created")]
+        indexes = [
+            models.Index(fields=["-created_at", "-id"], name="document_created"),
+            models.Index(
+                fields=["knowledge_base", "-created_at", "-id"], name="document_list"
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self._meta.verbose_name} {self.pk}"
