@@ -25,6 +25,7 @@ from llmbackend.config_values import (
     HostPattern,
     Hours,
     Ip,
+    LogFormat,
     Name,
     OnDisconnect,
     Origin,
@@ -165,6 +166,13 @@ class Admin:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Log:
+    """What a line of the log looks like."""
+
+    format: LogFormat = "line"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """The whole of config.yaml."""
 
@@ -180,6 +188,7 @@ class Config:
     rag: Rag = field(default_factory=Rag)
     chat: Chat = field(default_factory=Chat)
     admin: Admin = field(default_factory=Admin)
+    log: Log = field(default_factory=Log)
 
     @property
     def allowed_hosts(self) -> tuple[str, ...]:

@@ -160,6 +160,7 @@ Name = Annotated[
 Pattern = Annotated[str, _matching(r"\S+", "a name without spaces")]
 ApiKey = Annotated[str, _matching(r"[!-~]*", "a key of visible ASCII characters")]
 Registration = Annotated[str, _matching("open|closed", "open or closed")]
+LogFormat = Annotated[str, _matching("line|json", "line or json")]
 Framing = Annotated[str, _matching("auto|seed|sse", "auto, seed or sse")]
 OnDisconnect = Annotated[str, _matching("continue|stop", "continue or stop")]
 AutoTitle = Annotated[str, _auto_title]

@@ -147,7 +147,7 @@ class Guard:
                 await receive()
                 await send({"type": "websocket.close", "code": 4403})
         finally:
-            log_access(client, "WEBSOCKET", scope["path"], "-", began)
+            log_access(client, "WEBSOCKET", scope["path"], 0, began)
 
     def _client(self, scope: Scope, headers: dict[bytes, bytes]) -> str:
         return client_address(scope, headers, self._server.trusted_proxies)
@@ -285,20 +285,26 @@ class Exchange:
 
     def log(self) -> None:
         method, path = self._scope["method"], self._scope["path"]
-        log_access(self._client, method, path, self._status or "-", self._began)
+        log_access(self._client, method, path, self._status, self._began)
 
 
-def log_access(
-    client: str, method: str, path: str, status: int | str, began: float
-) -> None:
-    """One line a request; without the query string, which may hold a token."""
+def log_access(client: str, method: str, path: str, status: int, began: float) -> None:
+    """
+    One line a request; without the query string, which may hold a token.
+
+    A `status` of 0 is none.
+    """
+    took, path = (time.monotonic() - began) * 1000, printable(path)
+    fields = {
+        "client": client,
+        "method": method,
+        "path": path,
+        "status": status or None,
+        "duration_ms": round(took, 1),
+    }
+    line = '%s "%s %s" %s %.0f ms'
     access.info(
-        '%s "%s %s" %s %.0f ms',
-        client,
-        method,
-        printable(path),
-        status,
-        (time.monotonic() - began) * 1000,
+        line, client, method, path, status or "-", took, extra={"fields": fields}
     )
 
 

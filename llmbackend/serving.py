@@ -19,6 +19,7 @@ import uvicorn
 from django.conf import settings
 from django.urls import get_resolver
 
+from llmbackend.log import take_what_is_printed
 from llmbackend.protocol import BoundedProtocol, PatientSocket
 
 BACKLOG = 2048
@@ -46,6 +47,7 @@ def load() -> Any:
     """The application, with all imported that a first request would wait for."""
     from llmbackend.asgi import application
 
+    take_what_is_printed()
     get_resolver().url_patterns  # noqa: B018
     # What was imported stays. A full collection that walks it stops every stream for
     # some 50 ms, and building an index or storing a document causes several.

@@ -162,12 +162,13 @@ LOGGING = {
         "line": {
             "format": "{asctime} {levelname} {name} [{request_id}] {message}",
             "style": "{",
-        }
+        },
+        "json": {"()": "llmbackend.log.JsonFormatter"},
     },
     "handlers": {
         "console": {
             "class": "logging.StreamHandler",
-            "formatter": "line",
+            "formatter": CONFIG.log.format,
             "filters": ["request_id"],
         }
     },
