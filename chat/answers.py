@@ -24,6 +24,7 @@ from chat.events import Cursor, Opening
 from chat.following import Followed, copy_of
 from chat.grounded import Grounding, base_for, room_for
 from chat.live import LiveAnswer
+from chat.measures import note_end
 from chat.ticker import Ticker, clean_up
 from chat.titling import Titles
 from chat.usage import counted, with_left
@@ -285,6 +286,8 @@ class Answers:
             )
             if self._broadcast is not None:
                 self._broadcast.note_end(answer)
+        if stored:
+            note_end(answer, turn)
         if stored and written.status == Status.COMPLETE:
             self._titles.ask_for(turn, answer=answer.text.whole())
 

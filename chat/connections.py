@@ -9,6 +9,7 @@ from typing import Protocol
 from django.db import DatabaseError, InterfaceError
 
 from accounts.tokens import Claims, ended_claims
+from llmbackend import metrics
 from llmbackend.errors import LLMBackendError, Unauthorized
 from llmbackend.threads import DatabaseThreads
 
@@ -36,9 +37,11 @@ class Connections:
 
     def add(self, connection: Connection, claims: Claims) -> None:
         self._open[connection] = claims
+        metrics.streams_open(len(self._open))
 
     def remove(self, connection: Connection) -> None:
         self._open.pop(connection, None)
+        metrics.streams_open(len(self._open))
 
     def __len__(self) -> int:
         return len(self._open)

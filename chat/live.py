@@ -73,6 +73,7 @@ class LiveAnswer:
         self.text = GrowingText(text)
         self.reasoning = GrowingText(reasoning)
         self.start = self.cursor
+        self.began_at = datetime.now(UTC)
         self.first_token_at = first_token_at
         self.ending: Ending | None = None
         self.error: LLMBackendError | None = None

@@ -13,6 +13,7 @@ import httpx2
 
 from chat.completion import Completion, Delta, Finish, Usage
 from chat.deadlines import Deadlines, Watchdog
+from llmbackend import metrics
 from llmbackend.errors import (
     ProviderProtocol,
     ProviderStalled,
@@ -68,6 +69,7 @@ class Limits:
 async def relay(
     *,
     client: ProviderClient,
+    provider: str,
     request: ModelRequest,
     api_key: str,
     deadlines: Deadlines,
@@ -79,9 +81,9 @@ async def relay(
     Whatever keeps the answer from its Finish is raised: before the first Delta a
     ProviderError (every retry happens there), after it also an AnswerCut; what was
     yielded stands. Closing the generator, or cancelling its reader, closes the
-    provider's connection.
+    provider's connection. `provider` is its name, for the log and the metrics.
     """
-    call = _Call(client, request, api_key, deadlines, limits or Limits())
+    call = _Call(client, provider, request, api_key, deadlines, limits or Limits())
     answer, delta = await call.begin()
     try:
         while True:
@@ -103,6 +105,7 @@ class _Call:
     def __init__(
         self,
         client: ProviderClient,
+        provider: str,
         request: ModelRequest,
         api_key: str,
         deadlines: Deadlines,
@@ -110,17 +113,13 @@ class _Call:
     ) -> None:
         now = asyncio.get_running_loop().time()
         self.client = client
+        self.provider = provider
         self.request = request
         self.api_key = api_key
         self.deadlines = deadlines
         self.limits = limits
         self.first_token_at = now + min(deadlines.first_token, deadlines.total)
         self.ends_at = now + deadlines.total
-
-    @property
-    def provider(self) -> str:
-        """The name for the log."""
-        return self.client.base_url.host
 
     async def begin(self) -> tuple[_Answer, Delta | None]:
         """The answer, read up to its first words; None if it ended without any."""
@@ -142,6 +141,7 @@ class _Call:
                     # The cause may quote the key, and has been logged without it.
                     raise self.translated(exc) from None
             retries += 1
+            metrics.provider_retried(self.provider, call="chat")
             await asyncio.sleep(pause)
 
     async def _attempt(self) -> tuple[_Answer, Delta | None]:

@@ -84,6 +84,7 @@ async def _said(turn: Turn, answer: str, providers: Providers) -> str:
     connection = await connect(turn, providers)
     pieces = relay(
         client=connection.client,
+        provider=turn.provider,
         request=ModelRequest(model=turn.model, messages=request(turn.question, answer)),
         api_key=connection.api_key,
         deadlines=replace(deadlines(), total=SECONDS),

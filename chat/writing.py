@@ -21,6 +21,7 @@ from chat.live import LiveAnswer
 from chat.relay import Deadlines, Delta, ModelRequest, Usage, relay
 from conversations.models import Message
 from conversations.turns import Turn
+from llmbackend import metrics
 from llmbackend.chat_models import QUOTE, Providers
 from llmbackend.errors import AnswerCut, Internal, LLMBackendError
 from llmbackend.providers import Connection
@@ -93,6 +94,7 @@ async def _drain(
     answer.sent = messages
     pieces = relay(
         client=connection.client,
+        provider=turn.provider,
         request=ModelRequest(
             model=turn.model,
             messages=messages,
@@ -103,16 +105,20 @@ async def _drain(
         api_key=connection.api_key,
         deadlines=deadlines(),
     )
-    async with aclosing(pieces):
-        async for piece in pieces:
-            if isinstance(piece, Delta):
-                answer.grow(text=piece.text, reasoning=piece.reasoning)
-            else:
-                return Written(
-                    status=Status.COMPLETE,
-                    finish_reason=piece.finish_reason,
-                    usage=piece.usage,
-                )
+    try:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if isinstance(piece, Delta):
+                    answer.grow(text=piece.text, reasoning=piece.reasoning)
+                else:
+                    return Written(
+                        status=Status.COMPLETE,
+                        finish_reason=piece.finish_reason,
+                        usage=piece.usage,
+                    )
+    except LLMBackendError as error:
+        metrics.provider_failed(turn.provider, call="chat", code=error.code)
+        raise
     raise AssertionError("The relay ended without saying how.")
 
 

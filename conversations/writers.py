@@ -15,6 +15,7 @@ from django.db.models.functions import Now
 
 from conversations.models import Conversation, Message, Writer
 from conversations.usage import note_interrupted
+from llmbackend import metrics
 from llmbackend.prepared import Parameter, Select, Update, given
 
 SILENT = timedelta(seconds=6)
@@ -129,7 +130,9 @@ def interrupt_orphans(
     if owner_id is not None:
         left = left.filter(conversation__owner=owner_id)
     found = list(left.values_list("pk", "conversation_id"))
-    return sum(_interrupt(pk, conversation) for pk, conversation in found)
+    ended = sum(_interrupt(pk, conversation) for pk, conversation in found)
+    metrics.answers_orphaned(ended)
+    return ended
 
 
 @transaction.atomic

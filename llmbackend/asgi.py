@@ -35,6 +35,7 @@ from llmbackend.config import Config
 from llmbackend.guard import BodyLimit, Guard
 from llmbackend.lag import LoopLag
 from llmbackend.rest import RestApplication
+from llmbackend.routes import Routes
 from llmbackend.threads import DatabaseThreads
 from rag.retrieval import Knowledge
 
@@ -81,7 +82,8 @@ class Application:
             slow_paths=SLOW_PATHS,
             slow_at_once=max(1, size // 2),
         )
-        routes = [*streaming_routes(self.answers), re_path(r"", rest)]  # type: ignore[arg-type]
+        streams = streaming_routes(self.answers)
+        routes = [*streams, re_path(r"", rest)]  # type: ignore[arg-type]
         sockets = [*socket_routes(self.answers), re_path(r"", refuse)]  # type: ignore[arg-type]
         self._guarded = Guard(
             ProtocolTypeRouter(
@@ -90,6 +92,7 @@ class Application:
             server=config.server,
             hosts=config.allowed_hosts,
             limits=(QUESTION_LIMIT, IMPORT_LIMIT, upload_limit(config)),
+            routes=Routes(streams),
         )
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

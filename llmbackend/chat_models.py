@@ -51,6 +51,18 @@ def usable_provider_for(model: str, *, config: Config) -> Provider:
     return provider
 
 
+def configured_name(model: str, *, config: Config) -> str:
+    """
+    What the config calls `model`: an embedded model's name, or the pattern it fits.
+
+    There are as many of these as the config has; "other" is what it has no more.
+    """
+    if model == QUOTE or local_provider(config).serves(model):
+        return model.casefold()
+    patterns = (p for provider in config.providers for p in provider.chat_models)
+    return next((p for p in patterns if matches(model, p)), "other")
+
+
 def context_window(model: str, *, config: Config) -> int:
     """Tokens that prompt and answer may have together."""
     local = local_provider(config)

@@ -26,6 +26,7 @@ from llmbackend.config_values import (
     Hours,
     Ip,
     LogFormat,
+    MetricsToken,
     Name,
     OnDisconnect,
     Origin,
@@ -173,6 +174,13 @@ class Log:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """What opens /metrics; without a token there is none, and nothing is counted."""
+
+    token: MetricsToken = field(default="", repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """The whole of config.yaml."""
 
@@ -189,6 +197,7 @@ class Config:
     chat: Chat = field(default_factory=Chat)
     admin: Admin = field(default_factory=Admin)
     log: Log = field(default_factory=Log)
+    metrics: Metrics = field(default_factory=Metrics)
 
     @property
     def allowed_hosts(self) -> tuple[str, ...]:

@@ -160,6 +160,9 @@ Name = Annotated[
 Pattern = Annotated[str, _matching(r"\S+", "a name without spaces")]
 ApiKey = Annotated[str, _matching(r"[!-~]*", "a key of visible ASCII characters")]
 Registration = Annotated[str, _matching("open|closed", "open or closed")]
+MetricsToken = Annotated[
+    str, _matching(r"|[!-~]{16,}", "16 or more visible ASCII characters, or empty")
+]
 LogFormat = Annotated[str, _matching("line|json", "line or json")]
 Framing = Annotated[str, _matching("auto|seed|sse", "auto, seed or sse")]
 OnDisconnect = Annotated[str, _matching("continue|stop", "continue or stop")]

@@ -20,10 +20,11 @@ from typing import Any
 
 from django.http.request import split_domain_port, validate_host
 
-from llmbackend import config
+from llmbackend import config, metrics
 from llmbackend.errors import BadHost, Internal, Invalid, LLMBackendError, TooLarge
 from llmbackend.http import error_answer, renamed
 from llmbackend.log import request_address, request_id, request_path
+from llmbackend.routes import Routes
 
 access = logging.getLogger("llmbackend.access")
 logger = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class Guard:
         server: config.Server,
         hosts: Sequence[str],
         limits: Sequence[BodyLimit],
+        routes: Routes,
         default_limit: int = 1 << 20,
         body_pause: float = 30.0,
         body_patience: float = 60.0,
@@ -90,6 +92,7 @@ class Guard:
         self._server = server
         self._hosts = hosts
         self._limits = limits
+        self._routes = routes
         self._default_limit = default_limit
         self._body_pause = body_pause
         self._body_patience = body_patience
@@ -131,6 +134,16 @@ class Guard:
             await exchange.fail(exc)
         finally:
             exchange.log()
+            self._count(exchange)
+
+    def _count(self, exchange: Exchange) -> None:
+        if metrics.instruments() is not None:
+            metrics.request_ended(
+                method=exchange.method,
+                route=self._routes.name_of(exchange.path),
+                status=exchange.status,
+                began=exchange.began,
+            )
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id.set(uuid.uuid4().hex)
@@ -204,7 +217,8 @@ class Exchange:
         patience: float,
         extra: list[tuple[bytes, bytes]],
     ) -> None:
-        self._scope = scope
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
         self._receive = receive
         self._send = send
         self._client = client
@@ -214,8 +228,8 @@ class Exchange:
         self._extra = extra
         self._received = 0
         self._is_whole = False
-        self._began = time.monotonic()
-        self._status = 0
+        self.began = time.monotonic()
+        self.status = 0
 
     def refuse_declared_size(self, headers: dict[bytes, bytes]) -> None:
         declared = headers.get(b"content-length", b"")
@@ -240,12 +254,12 @@ class Exchange:
         return message
 
     def _is_too_slow(self) -> bool:
-        elapsed = time.monotonic() - self._began
+        elapsed = time.monotonic() - self.began
         return elapsed > self._patience and self._received < elapsed * SLOWEST
 
     async def send(self, message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            self._status = message["status"]
+            self.status = message["status"]
             message["headers"] = self._complete(message.get("headers", ()))
         await self._send(message)
 
@@ -274,7 +288,7 @@ class Exchange:
         if error is None:
             logger.error("Unhandled error", exc_info=exc)
             error = Internal()
-        if not self._status:
+        if not self.status:
             await self.answer_error(error)
         else:
             raise exc
@@ -284,8 +298,7 @@ class Exchange:
         await self.answer(status, headers=headers, body=body)
 
     def log(self) -> None:
-        method, path = self._scope["method"], self._scope["path"]
-        log_access(self._client, method, path, self._status, self._began)
+        log_access(self._client, self.method, self.path, self.status, self.began)
 
 
 def log_access(client: str, method: str, path: str, status: int, began: float) -> None:

@@ -1,16 +1,22 @@
-"""Whether the process lives, and whether it can work."""
+"""Whether the process lives, whether it can work, and what it counted."""
 
 from __future__ import annotations
+
+import hmac
+from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
 from django.db.migrations.executor import MigrationExecutor
+from django.http import HttpResponse
 from rest_framework import viewsets
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from llmbackend import cache
+from accounts.tokens import bearer_token
+from llmbackend import cache, metrics
+from llmbackend.errors import NotFound, Unauthorized
 
 
 class HealthViewSet(viewsets.ViewSet):
@@ -35,6 +41,28 @@ class HealthViewSet(viewsets.ViewSet):
             return Response({"status": status, **checks})
         headers = {"Retry-After": "2"}
         return Response({"status": status, **checks}, status=503, headers=headers)
+
+
+class MetricsViewSet(viewsets.ViewSet):
+    """For Prometheus, with the token of the config; without one it is not there."""
+
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+
+    def perform_content_negotiation(
+        self, request: Request, force: bool = False
+    ) -> tuple[Any, str]:
+        # Whatever a scraper would rather have, it is sent text, or an error in JSON.
+        return super().perform_content_negotiation(request, force=True)
+
+    def show(self, request: Request) -> HttpResponse:
+        token = settings.CONFIG.metrics.token
+        if not token or metrics.instruments() is None:
+            raise NotFound
+        given = bearer_token(request.headers.get("Authorization", ""))
+        if not hmac.compare_digest(given.encode(), token.encode()):
+            raise Unauthorized
+        return HttpResponse(metrics.exposition(), content_type=metrics.CONTENT_TYPE)
 
 
 def database_state() -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from llmbackend import metrics
+
 logger = logging.getLogger(__name__)
 
 EVERY = 0.25
@@ -30,6 +32,7 @@ class LoopLag:
             await asyncio.sleep(EVERY)
             now = loop.time()
             self.worst = max(self.worst, now - due)
+            metrics.loop_was_late(now - due)
             if self.worst >= WORTH_TELLING and now - told_at >= TELL_EVERY:
                 logger.warning(
                     "The event loop was %.0f ms late: something computes on it, or the "

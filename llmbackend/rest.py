@@ -143,7 +143,7 @@ def with_length(scope: Any, body: IO[bytes]) -> Any:
 
 
 def is_api(path: str) -> bool:
-    return path.startswith(("/api/", "/healthz", "/readyz"))
+    return path.startswith(("/api/", "/healthz", "/readyz", "/metrics"))
 
 
 def content_of(response: Any) -> bytes:

@@ -19,6 +19,7 @@ import uvicorn
 from django.conf import settings
 from django.urls import get_resolver
 
+from llmbackend import metrics
 from llmbackend.log import take_what_is_printed
 from llmbackend.protocol import BoundedProtocol, PatientSocket
 
@@ -48,6 +49,7 @@ def load() -> Any:
     from llmbackend.asgi import application
 
     take_what_is_printed()
+    metrics.instruments()
     get_resolver().url_patterns  # noqa: B018
     # What was imported stays. A full collection that walks it stops every stream for
     # some 50 ms, and building an index or storing a document causes several.
@@ -264,6 +266,7 @@ class Supervisor:
         time.sleep(0.1)
         for place, worker in enumerate(self._workers):
             if worker.poll() is not None and not self._signals:
+                metrics.forget_gauges_of(worker.pid)
                 time.sleep(BETWEEN_RESTARTS)
                 self._workers[place] = self._spawn()
 

@@ -3,11 +3,12 @@
 from django.contrib import admin
 from django.urls import include, path, re_path
 
-from llmbackend.health import HealthViewSet
+from llmbackend.health import HealthViewSet, MetricsViewSet
 
 urlpatterns = [
     re_path(r"^healthz/?$", HealthViewSet.as_view({"get": "alive"})),
     re_path(r"^readyz/?$", HealthViewSet.as_view({"get": "ready"})),
+    re_path(r"^metrics/?$", MetricsViewSet.as_view({"get": "show"})),
     path("", include("accounts.urls")),
     path("", include("conversations.urls")),
     path("", include("rag.urls")),

@@ -16,9 +16,11 @@ import numpy as np
 from django.db import connection
 from numpy.typing import NDArray
 
+from llmbackend import metrics
 from llmbackend.chat_models import LOCAL, Providers, local_provider
 from llmbackend.config import Config
 from llmbackend.errors import (
+    ProviderError,
     ProviderProtocol,
     ProviderTimeout,
     UnknownEmbeddingModel,
@@ -160,6 +162,7 @@ class RemoteEmbedder:
                 pause = max(
                     retry_after(exc) or 0.0, self._patience.first_pause * 2**retries
                 )
+                metrics.provider_retried(self._model.provider, call="embedding")
                 await asyncio.sleep(min(pause, LONGEST_PAUSE) * random.uniform(0.7, 1))  # noqa: S311
                 retries += 1
 
@@ -248,6 +251,15 @@ class Embedding:
         Raises UnknownEmbeddingModel and ProviderErrors.
         """
         found = embedding_model(model, config=self._config)
+        try:
+            return await self._embedded(found, texts, kind)
+        except ProviderError as error:
+            metrics.provider_failed(found.provider, call="embedding", code=error.code)
+            raise
+
+    async def _embedded(
+        self, found: EmbeddingModel, texts: Sequence[str], kind: Kind
+    ) -> Matrix:
         embedder = RemoteEmbedder(found, self._providers, patience=self.patience)
         try:
             async with asyncio.timeout(

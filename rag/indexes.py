@@ -13,6 +13,7 @@ from django.db.models import Q, QuerySet
 from django.db.models.functions import Length
 from numpy.typing import NDArray
 
+from llmbackend import metrics
 from rag.dense import DenseIndex
 from rag.embedders import LOCAL_NGRAM
 from rag.keyword import KeywordBuilder, KeywordIndex
@@ -179,12 +180,17 @@ class Indexes:
             while sum(kept.nbytes for kept in self._kept.values()) > self._budget:
                 gone, _ = self._kept.popitem(last=False)
                 self._building.pop(gone, None)
+            self._tell_size()
 
     def _note_too_large(self, base: Base) -> None:
         """Do not try again before the base changes."""
         with self._lock:
             self._too_large[base.id] = base.version
             self._kept.pop(base.id, None)
+            self._tell_size()
+
+    def _tell_size(self) -> None:
+        metrics.index_memory(sum(kept.nbytes for kept in self._kept.values()))
 
     def _built(self, base: Base) -> Index | None:
         """Built again when the base changed meanwhile: rows of one version only."""

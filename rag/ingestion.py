@@ -24,10 +24,13 @@ from numpy.typing import NDArray
 from accounts import idempotency
 from accounts.idempotency import Once, once
 from accounts.models import User
+from llmbackend import metrics
 from llmbackend.errors import (
     AlreadyProcessing,
     DimensionChanged,
     EmptyDocument,
+    Internal,
+    LLMBackendError,
     NotFound,
     TooLarge,
 )
@@ -194,14 +197,15 @@ class Work:
             latin=base.chunk_size_latin,
             overlap_percent=base.overlap_percent,
         )
-        parsed = parse(
-            upload.file,
-            name=upload.name,
-            encoding=upload.encoding,
-            sizes=sizes,
-            ngrams=base.embedding_model == LOCAL_NGRAM,
-            waiting=self._renew,
-        )
+        with metrics.ingesting("parse"):
+            parsed = parse(
+                upload.file,
+                name=upload.name,
+                encoding=upload.encoding,
+                sizes=sizes,
+                ngrams=base.embedding_model == LOCAL_NGRAM,
+                waiting=self._renew,
+            )
         self._note(
             type=parsed.type,
             encoding=parsed.encoding,
@@ -211,6 +215,7 @@ class Work:
         )
         dimension = self._embed_and_store(parsed, embedding)
         self._show(dimension)
+        metrics.ingestion_ended("ready")
         return Added(
             document_id=self._pk, chunks=len(parsed.chunks), encoding=parsed.encoding
         )
@@ -222,13 +227,15 @@ class Work:
             ordinals = range(len(parsed.chunks))[start : start + BATCH]
             part = [parsed.chunks[n] for n in paced(ordinals, at_once=STORED_AT_ONCE)]
             texts = [parsed.text[chunk.start : chunk.end] for chunk in part]
-            vectors = self._vectors(part, texts, embedding)
+            with metrics.ingesting("embed"):
+                vectors = self._vectors(part, texts, embedding)
             if dimension not in {None, vectors.shape[1]}:
                 raise DimensionChanged
             dimension = vectors.shape[1]
             rows = list(zip(ordinals, part, texts, vectors, strict=True))
-            for first in paced(range(0, len(rows), STORED_AT_ONCE), at_once=1):
-                self._store(rows[first : first + STORED_AT_ONCE])
+            with metrics.ingesting("store"):
+                for first in paced(range(0, len(rows), STORED_AT_ONCE), at_once=1):
+                    self._store(rows[first : first + STORED_AT_ONCE])
         return dimension or 0
 
     def _store(self, rows: Sequence[tuple[int, ParsedChunk, str, Vector]]) -> None:
@@ -291,7 +298,9 @@ class Work:
     def undone_on_error(self) -> Iterator[None]:
         try:
             yield
-        except BaseException:
+        except BaseException as exc:
+            kind = exc if isinstance(exc, LLMBackendError) else Internal
+            metrics.ingestion_ended(kind.code)
             mine = Document.objects.filter(pk=self._pk, claim=self._claim)
             with transaction.atomic():
                 if lock(mine):

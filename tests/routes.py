@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
 from django.urls import URLPattern, URLResolver, get_resolver
+
+from llmbackend.routes import readable
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
@@ -53,16 +54,3 @@ def _routes_in(patterns: list[Any], prefix: str = "") -> Iterator[Route]:
             # HEAD is added to them by the first request.
             methods = frozenset(m for m in METHODS if m.lower() in actions)
             yield Route("/" + path, methods)
-
-
-def readable(pattern: str) -> str:
-    """
-    A pattern without its regular expressions.
-
-    >>> readable(r"^api/chat/(?!models/?$)(?P<conversation_id>[^/]+)/?$")
-    'api/chat/:conversation_id'
-    """
-    pattern = re.sub(r"\(\?![^)]*\)", "", pattern)
-    pattern = re.sub(r"\(\?P<(\w+)>(?:[^()]|\([^()]*\))*\)", r":\1", pattern)
-    pattern = re.sub(r"<(?:\w+:)?(\w+)>", r":\1", pattern)
-    return pattern.removeprefix("^").removesuffix("$").removesuffix("/?")

@@ -20,6 +20,7 @@ from conversations.models import Message
 from llmbackend import http
 from llmbackend.config import Config
 from llmbackend.errors import LLMBackendError
+from llmbackend.metrics import Instruments
 from tests.routes import METHODS, api_routes, socket_paths
 from tests.test_errors import CLASSES
 
@@ -133,6 +134,21 @@ class TestConfiguration:
 
         assert named
         assert named <= config_keys()
+
+
+class TestMetrics:
+    def test_each_has_a_row_with_its_labels(self) -> None:
+        row = re.compile(r"^\| `llmbackend_(\w+)` \| (.*?) \|", re.MULTILINE)
+        told = {
+            name: tuple(re.findall(r"`(\w+)`", labels))
+            for name, labels in row.findall(read("docs/metrics.md"))
+        }
+
+        assert told == {
+            each._name.removeprefix("llmbackend_")
+            + ("_total" if each._type == "counter" else ""): each._labelnames
+            for each in vars(Instruments()).values()
+        }
 
 
 def our_commands() -> dict[str, BaseCommand]:

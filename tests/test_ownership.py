@@ -116,6 +116,7 @@ SEARCH_ON = "/api/conversations/search?q=Alice&before={conversation_id}"
 ROWS = [
     Row("GET", "/healthz", "open"),
     Row("GET", "/readyz", "open"),
+    Row("GET", "/metrics", "open", status=404),
     Row("POST", "/api/users/register", "open", body=NEWCOMER, status=201),
     Row("POST", "/api/users/login", "open", body=LOGIN),
     Row("POST", "/api/users/token/refresh", "open", body={"refresh": "{refresh}"}),

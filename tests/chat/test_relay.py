@@ -65,6 +65,7 @@ class Heard:
 def begin(client, *, deadlines=PATIENT, limits=LIMITS, request=ASKED, key=KEY):
     return relay(
         client=client,
+        provider="fake",
         request=request,
         api_key=key,
         deadlines=deadlines,

@@ -15,6 +15,7 @@ import pytest
 
 from llmbackend import config
 from llmbackend.guard import BodyLimit, Guard, client_address
+from llmbackend.routes import Routes
 from tests.conftest import Client
 
 HOSTS = ("localhost", ".example.com")
@@ -79,6 +80,7 @@ async def ask(
         server=server or config.Server(),
         hosts=HOSTS,
         limits=[BodyLimit(paths=re.compile("/api/chat/"), limit=100)],
+        routes=Routes([]),
         default_limit=1000,
         body_pause=0.05,
         body_patience=0.1,

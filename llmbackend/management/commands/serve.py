@@ -6,6 +6,7 @@ import argparse
 import errno
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -13,9 +14,9 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError, connection
 
-from llmbackend import cache, serving
+from llmbackend import cache, metrics, serving
 from llmbackend.chat_models import usable_models
-from llmbackend.config import Server
+from llmbackend.config import Config, Server
 from llmbackend.config_values import is_wildcard
 
 FIRST_CONVERSATION = r"""
@@ -59,7 +60,8 @@ class Command(BaseCommand):
         listening = self.bind()
         self.migrate()
         self.announce_stores()
-        self.serve(listening, server=server)
+        with metrics.counted_in(metrics_directory(settings.CONFIG)):
+            self.serve(listening, server=server)
 
     def serve(self, listening: socket.socket, *, server: str) -> None:
         workers = settings.CONFIG.server.workers
@@ -115,6 +117,14 @@ class Command(BaseCommand):
         else:
             self.stdout.write(REGISTRATION_CLOSED)
         self.stdout.flush()
+
+
+def metrics_directory(config: Config) -> Path | None:
+    """Beside the database, one a port; None where nothing is to be counted."""
+    if not config.metrics.token:
+        return None
+    database = config.sqlite.path
+    return database.with_name(f"{database.name}.metrics-{config.server.port}")
 
 
 def base_url(server: Server) -> str:
