@@ -30,6 +30,8 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "channels",
     "rest_framework",
+    # Swagger UI and Redoc as static files; there is no code in it.
+    "drf_spectacular_sidecar",
     "accounts",
     "conversations",
     "rag",

@@ -18,7 +18,7 @@ class Route:
     """
     `path` as documents write it: /api/chat/:conversation_id.
 
-    `methods` are those a viewset names; a consumer names none and is asked.
+    `methods` are those a viewset or a consumer names.
     """
 
     path: str
@@ -52,5 +52,7 @@ def _routes_in(patterns: list[Any], prefix: str = "") -> Iterator[Route]:
         elif isinstance(pattern, URLPattern):
             actions = getattr(pattern.callback, "actions", None) or {}
             # HEAD is added to them by the first request.
-            methods = frozenset(m for m in METHODS if m.lower() in actions)
-            yield Route("/" + path, methods)
+            methods = {m for m in METHODS if m.lower() in actions}
+            consumer = getattr(pattern.callback, "consumer_class", None)
+            methods |= {m for m in METHODS if m == getattr(consumer, "method", "")}
+            yield Route("/" + path, frozenset(methods))

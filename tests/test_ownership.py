@@ -37,6 +37,7 @@ from tests.conftest import (
     make_key,
     make_user,
 )
+from tests.described import assert_described
 from tests.fake_provider import FakeProvider
 from tests.rag.embeddings import make_base
 from tests.routes import METHODS, api_routes, socket_paths
@@ -117,6 +118,9 @@ ROWS = [
     Row("GET", "/healthz", "open"),
     Row("GET", "/readyz", "open"),
     Row("GET", "/metrics", "open", status=404),
+    Row("GET", "/api/schema", "open"),
+    Row("GET", "/api/docs", "open"),
+    Row("GET", "/api/redoc", "open"),
     Row("POST", "/api/users/register", "open", body=NEWCOMER, status=201),
     Row("POST", "/api/users/login", "open", body=LOGIN),
     Row("POST", "/api/users/token/refresh", "open", body={"refresh": "{refresh}"}),
@@ -225,6 +229,7 @@ def stored_document(base: uuid.UUID, text: str) -> str:
         sha256=uuid.uuid4().hex * 2,
         embedding_model="local-ngram",
         status=Document.Status.READY,
+        chunks_total=1,
         created_at=timezone.now(),
     )
     Chunk.objects.create(
@@ -366,6 +371,7 @@ def test_the_door_decides_the_status(
     response = cast[actor].request(**row.request(owned))
 
     assert response.status_code == expected_status(row, actor), response.text
+    assert_described(row.route, response)
 
 
 @all_rows

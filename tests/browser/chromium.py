@@ -41,6 +41,10 @@ class Page:
         self._browser = browser
         self._session = session
 
+    def call(self, method: str, **params: Any) -> Any:
+        """The result of a method of the DevTools protocol, for this tab."""
+        return self._browser.call(method, session=self._session, **params)
+
     def run(self, script: str) -> Any:
         """
         What an expression comes to, which must be JSON; a promise is waited for.
@@ -48,7 +52,7 @@ class Page:
         Raises AssertionError with what the page says if it throws.
         """
         asked = {"expression": script, "awaitPromise": True, "returnByValue": True}
-        said = self._browser.call("Runtime.evaluate", session=self._session, **asked)
+        said = self.call("Runtime.evaluate", **asked)
         assert "exceptionDetails" not in said, said["exceptionDetails"]
         return said["result"].get("value")
 
@@ -96,11 +100,12 @@ class Page:
 
 
 class Chromium:
-    """A running browser."""
+    """A running browser; `heard` are the events it told of, of what was enabled."""
 
     def __init__(self, devtools: ClientConnection) -> None:
         self._devtools = devtools
         self._numbers = itertools.count(1)
+        self.heard: list[Any] = []
 
     def call(self, method: str, *, session: str | None = None, **params: Any) -> Any:
         """The result of a method of the DevTools protocol."""
@@ -114,6 +119,7 @@ class Chromium:
             if answer.get("id") == number:
                 assert "error" not in answer, answer
                 return answer["result"]
+            self.heard.append(answer)
 
     @contextmanager
     def page(self, url: str) -> Iterator[Page]:
