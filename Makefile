@@ -45,6 +45,9 @@ bench-conversations: environment ## Measure the search of 100,000 messages: ARGS
 bench-answers: environment ## Measure on XQuAD what is held to be relevant, and what is quoted: DATA=<the same folder>
 	@$(VENV) -m benchmarks.answers "$(DATA)" $(ARGS)
 
+fuzz: environment ## Send 5,000 requests nobody thought of to a server: ARGS="--cases 20000"
+	@$(VENV) -m tests.fuzz $(ARGS)
+
 chaos: environment ## Kill the server again and again under its clients: ARGS="--cycles 50"
 	@$(VENV) -m benchmarks.chaos $(ARGS)
 
@@ -91,4 +94,4 @@ check-migrations: environment
 check-deploy: environment
 	LLMBACKEND_CONFIG=tests/production.yaml $(VENV) manage.py check --deploy --fail-level WARNING
 
-.PHONY: help run test test-postgresql check bench bench-answers bench-conversations bench-embedding bench-ingestion bench-retrieval bench-search chaos soak messages format clean environment check-format check-lint check-types check-imports check-migrations check-deploy
+.PHONY: help run test test-postgresql check bench bench-answers bench-conversations bench-embedding bench-ingestion bench-retrieval bench-search chaos fuzz soak messages format clean environment check-format check-lint check-types check-imports check-migrations check-deploy
