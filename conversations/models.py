@@ -139,10 +139,17 @@ class SearchSegment(models.Model):
 
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL,
+        verbose_name=_("owner"),
         on_delete=models.CASCADE,
         related_name="search_segments",
     )
-    messages = models.BinaryField(help_text="Their primary keys, little-endian int64.")
+    messages = models.BinaryField(
+        _("messages"), help_text=_("Their primary keys, little-endian int64.")
+    )
+
+    class Meta:
+        verbose_name = _("search segment")
+        verbose_name_plural = _("search segments")
 
     def __str__(self) -> str:
         return f"search segment {self.pk}"
@@ -153,14 +160,19 @@ class SearchBucket(models.Model):
 
     segment = models.ForeignKey(
         SearchSegment,
+        verbose_name=_("search segment"),
         on_delete=models.CASCADE,
         related_name="buckets",
         db_index=False,  # The unique constraint begins with it.
     )
-    number = models.PositiveSmallIntegerField()
-    marks = models.BinaryField(help_text="Ascending, little-endian uint32.")
+    number = models.PositiveSmallIntegerField(_("number"))
+    marks = models.BinaryField(
+        _("marks"), help_text=_("Ascending, little-endian uint32.")
+    )
 
     class Meta:
+        verbose_name = _("search bucket")
+        verbose_name_plural = _("search buckets")
         constraints = [
             models.UniqueConstraint(
                 fields=["segment", "number"], name="search_bucket_once"
