@@ -4,8 +4,8 @@ import pytest
 from django.test import Client as Browser
 
 from accounts.limits import NAMES
-from accounts.models import User
-from tests.conftest import PASSWORD, make_user
+from accounts.models import AuditEntry, User
+from tests.conftest import PASSWORD, client_of, make_user
 
 USERS = "/admin/accounts/user/"
 NEW = {"usable_password": "true", "password1": PASSWORD, "password2": PASSWORD}
@@ -37,6 +37,43 @@ def test_a_name_that_is_taken_is_refused_on_the_page(browser, name):
     assert response.status_code == 200
     assert "already" in response.content.decode()
     assert User.objects.count() == 2
+
+
+def test_users_are_deactivated_but_not_oneself(browser, anonymous):
+    alice, root = make_user("alice"), User.objects.get(username="root")
+    body = {"username": "alice", "password": PASSWORD}
+    token = anonymous.post("/api/users/login", json=body).json()["token"]
+    ids = [str(alice.pk), str(root.pk)]
+
+    asked = {"action": "deactivate", "_selected_action": ids}
+    page = browser.post(USERS, asked, follow=True).content.decode()
+
+    assert "1 user was deactivated." in page
+    active = dict(User.objects.values_list("username", "is_active"))
+    assert active == {"alice": False, "root": True}
+    headers = {"Authorization": f"Bearer {token}"}
+    assert anonymous.get("/api/users/me", headers=headers).status_code == 401
+    noted = AuditEntry.objects.get(action="role_changed", object_id=str(alice.pk))
+    assert (noted.actor_id, noted.detail) == (root.pk, "is_active: no")
+
+
+def test_users_are_listed_with_what_they_have(browser, server, anonymous):
+    alice = make_user("alice")
+    with client_of(server, alice) as client:
+        for _ in range(3):
+            client.conversation()
+        for name in ("Law", "Art"):
+            client.post("/api/rag/kb/create", json={"kb_name": name})
+        client.post("/api/users/logout_all")
+
+    page = browser.get(f"{USERS}?q=alice").content.decode()
+
+    for column, count in (
+        ("tokens_ended", 1),
+        ("conversation_count", 3),
+        ("base_count", 2),
+    ):
+        assert f'<td class="field-{column}">{count}</td>' in page
 
 
 class TestLimits:

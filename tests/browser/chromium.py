@@ -76,6 +76,14 @@ class Page:
         """Wait for the page after the one that was left."""
         self.wait_until("!document.isLeft && document.readyState === 'complete'")
 
+    def accessible(self) -> list[dict[str, Any]]:
+        """What a screen reader is told of the page, node by node."""
+        method = "Accessibility.getFullAXTree"
+        nodes: list[dict[str, Any]] = self._browser.call(method, session=self._session)[
+            "nodes"
+        ]
+        return nodes
+
     def screenshot(self, *, width: int = 1280) -> bytes:
         """The whole page as PNG, laid out for a window of that width."""
         self._browser.call(

@@ -74,7 +74,7 @@ class TestStart:
         drawn = svgs(page)
         assert len(drawn) >= 5
         for svg in drawn:
-            ids = svg.attrib["aria-labelledby"].split()
+            ids = [svg.attrib[f"aria-{how}"] for how in ("labelledby", "describedby")]
             texts = {child.attrib.get("id"): child.text for child in svg}
             assert svg.attrib["role"] == "img"
             assert all(texts[name] for name in ids)
