@@ -11,6 +11,7 @@ from django.urls import URLPattern, URLResolver, path, reverse
 from django.utils.translation import gettext, gettext_lazy as _
 
 from accounts import audit
+from accounts.models import User
 from llmbackend.console import providers, start
 
 
@@ -58,8 +59,8 @@ class Site(admin.AdminSite):
     def logout(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> TemplateResponse:
-        user = request.user
+        user = User.objects.named(request.user.get_username())
         response = super().logout(request, extra_context)
-        if user.is_authenticated:
+        if user is not None and not request.user.is_authenticated:
             audit.record(audit.Action.LOGGED_OUT, by=user.pk, on=user)
         return response

@@ -107,6 +107,9 @@ class TestStart:
         assert "<svg viewBox" not in page
 
     def test_logging_out_is_noted(self, browser):
+        browser.get("/admin/logout/")  # Which does nothing.
+        assert not AuditEntry.objects.filter(action="logged_out").exists()
+
         browser.post("/admin/logout/")
 
         assert AuditEntry.objects.filter(action="logged_out").count() == 1
