@@ -16,7 +16,7 @@ from django.db.models import OuterRef, Q, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _, ngettext
 
-from accounts import audit, lifecycle, logins
+from accounts import api_keys, audit, lifecycle, logins
 from accounts.audit import Action
 from accounts.credentials import authenticated
 from accounts.limits import NAMES
@@ -77,6 +77,13 @@ class ApiKeyAdmin(ReadOnlyAdmin):
         *["name", "owner", "hint", "scopes", "knowledge_bases", "chat_models"],
         *["created_at", "expires_at", "last_used_at"],
     ]
+
+    def delete_model(self, request: HttpRequest, obj: ApiKey) -> None:
+        api_keys.end(obj, by=request.user.pk)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
+        for key in queryset:
+            api_keys.end(key, by=request.user.pk)
 
 
 # What an account may do; the last two are lists.

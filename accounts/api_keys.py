@@ -68,11 +68,15 @@ def make(*, owner: User, wanted: Wanted) -> tuple[ApiKey, str]:
     return stored, text
 
 
-@transaction.atomic
 def remove(*, owner: User, key_id: uuid.UUID) -> None:
     """End an owned key; raises NotFound."""
-    key = ApiKey.objects.owned_by(owner).fetch(key_id)
-    audit.record(Action.KEY_ENDED, by=owner.pk, on=key)
+    end(ApiKey.objects.owned_by(owner).fetch(key_id), by=owner.pk)
+
+
+@transaction.atomic
+def end(key: ApiKey, *, by: int | None) -> None:
+    """End a key: it opens nothing any more."""
+    audit.record(Action.KEY_ENDED, by=by, on=key)
     key.delete()
 
 

@@ -201,6 +201,17 @@ class TestWhatAdministratorsDo:
             (said, root.pk, "accounts.user", pk) for pk in sorted(ids)
         ]
 
+    @pytest.mark.parametrize("several", [True, False])
+    def test_the_end_of_a_users_key_is_noted(self, browser, root, several):
+        key, _ = make_key(make_user("alice"), "chat")
+        path = "/admin/accounts/apikey/"
+        body = {"action": "delete_selected", "_selected_action": str(key.pk)}
+        page = path if several else f"{path}{key.pk}/delete/"
+        assert browser.post(page, {**body, "post": "yes"}).status_code == 302
+
+        said = ("key_ended", root.pk, "accounts.apikey", str(key.pk))
+        assert noted(action="key_ended") == [said]
+
 
 class TestCommands:
     def test_what_they_do_is_noted_as_nobodys(self, alice, monkeypatch):
