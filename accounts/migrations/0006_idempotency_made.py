@@ -13,6 +13,6 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name='idempotencykey',
             name='made',
-            field=models.TextField(blank=True, default=''),
+            field=models.TextField(blank=True, default='', verbose_name='made'),
         ),
     ]

@@ -13,6 +13,6 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='message',
             name='set_aside',
-            field=models.PositiveIntegerField(default=0, help_text="Tokens of its owner's limits; they count while it is streaming."),
+            field=models.PositiveIntegerField(default=0, help_text="Of its owner's limits; they count while it is streaming.", verbose_name='tokens set aside'),
         ),
     ]

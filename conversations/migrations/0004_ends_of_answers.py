@@ -33,32 +33,32 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='usage',
             name='complete',
-            field=models.PositiveIntegerField(default=0),
+            field=models.PositiveIntegerField(default=0, verbose_name='complete'),
         ),
         migrations.AddField(
             model_name='usage',
             name='failed',
-            field=models.PositiveIntegerField(default=0),
+            field=models.PositiveIntegerField(default=0, verbose_name='failed'),
         ),
         migrations.AddField(
             model_name='usage',
             name='interrupted',
-            field=models.PositiveIntegerField(default=0),
+            field=models.PositiveIntegerField(default=0, verbose_name='interrupted'),
         ),
         migrations.AddField(
             model_name='usage',
             name='stopped',
-            field=models.PositiveIntegerField(default=0),
+            field=models.PositiveIntegerField(default=0, verbose_name='stopped'),
         ),
         migrations.AddField(
             model_name='usage',
             name='truncated',
-            field=models.PositiveIntegerField(default=0),
+            field=models.PositiveIntegerField(default=0, verbose_name='truncated'),
         ),
         migrations.AlterField(
             model_name='usage',
             name='answers',
-            field=models.PositiveIntegerField(default=0, help_text='Those that cost anything; a continued one at each end.'),
+            field=models.PositiveIntegerField(default=0, help_text='Those that cost anything; a continued one at each end.', verbose_name='answers'),
         ),
         migrations.RunPython(count_messages, migrations.RunPython.noop),
     ]

@@ -17,23 +17,25 @@ class Migration(migrations.Migration):
             name='SearchSegment',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('messages', models.BinaryField(help_text='Their primary keys, little-endian int64.')),
-                ('owner', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='search_segments', to=settings.AUTH_USER_MODEL)),
+                ('messages', models.BinaryField(help_text='Their primary keys, little-endian int64.', verbose_name='messages')),
+                ('owner', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='search_segments', to=settings.AUTH_USER_MODEL, verbose_name='owner')),
             ],
+            options={'verbose_name': 'search segment', 'verbose_name_plural': 'search segments'},
         ),
         migrations.CreateModel(
             name='SearchBucket',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('number', models.PositiveSmallIntegerField()),
-                ('marks', models.BinaryField(help_text='Ascending, little-endian uint32.')),
-                ('segment', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='buckets', to='conversations.searchsegment')),
+                ('number', models.PositiveSmallIntegerField(verbose_name='number')),
+                ('marks', models.BinaryField(help_text='Ascending, little-endian uint32.', verbose_name='marks')),
+                ('segment', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='buckets', to='conversations.searchsegment', verbose_name='search segment')),
             ],
+            options={'verbose_name': 'search bucket', 'verbose_name_plural': 'search buckets'},
         ),
         migrations.AddField(
             model_name='message',
             name='segment',
-            field=models.ForeignKey(db_index=False, help_text='The index that holds its text as it is; null: none does.', null=True, on_delete=django.db.models.deletion.DO_NOTHING, related_name='covered', to='conversations.searchsegment'),
+            field=models.ForeignKey(db_index=False, help_text='The index that holds its text as it is; null: none does.', null=True, on_delete=django.db.models.deletion.DO_NOTHING, related_name='covered', to='conversations.searchsegment', verbose_name='search segment'),
         ),
         migrations.AddIndex(
             model_name='message',
