@@ -26,6 +26,9 @@ MOST_CONVERSATIONS = 1000
 MOST_MESSAGES = 10_000
 MOST_SOURCES = 100
 LARGEST_NUMBER = 2**31 - 1
+# What is asked and answered later has room above it.
+LARGEST_ID = 10**9
+LONGEST_SNIPPET = 200
 _ENDED = [status for status in Message.Status if status != Message.Status.STREAMING]
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -231,7 +234,11 @@ def count_field() -> WholeNumberField:
 
 
 def id_field(**options: Any) -> WholeNumberField:
-    return WholeNumberField(min_value=1, max_value=LARGEST_NUMBER, **options)
+    return WholeNumberField(min_value=1, max_value=LARGEST_ID, **options)
+
+
+def place_field() -> WholeNumberField:
+    return WholeNumberField(min_value=0, max_value=LARGEST_NUMBER)
 
 
 class UuidTextField(UuidField):
@@ -248,13 +255,13 @@ class SourceSerializer(serializers.Serializer[Any]):
     kb_id = UuidTextField()
     doc_id = UuidTextField()
     doc_name = text_field(longest=1000)
-    score = NumberField(min_value=-LARGEST_NUMBER, max_value=LARGEST_NUMBER)
-    snippet = text_field(longest=1000)
+    score = NumberField(min_value=0, max_value=1)
+    snippet = text_field(longest=LONGEST_SNIPPET)
     chunk_ids = serializers.ListField(
         child=WholeNumberField(min_value=1, max_value=2**53), max_length=MOST_SOURCES
     )
-    start = count_field()
-    end = count_field()
+    start = place_field()
+    end = place_field()
     page = count_field()
     heading_path = serializers.ListField(
         child=text_field(longest=1000), max_length=MOST_SOURCES

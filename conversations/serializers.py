@@ -91,7 +91,7 @@ class ListSerializer(PageSerializer):
 class SearchSerializer(serializers.Serializer[Any]):
     q = serializers.CharField(max_length=LONGEST_QUERY)
     limit = serializers.IntegerField(default=20, min_value=1, max_value=LONGEST_PAGE)
-    before = serializers.RegexField(r"^\d{1,16}(-\d{1,9})?$", required=False)
+    before = serializers.RegexField(r"^\d{1,16}(-\d{1,10})?$", required=False)
 
     def validate_q(self, query: str) -> list[str]:
         words = words_of(query)
@@ -105,7 +105,7 @@ class SearchSerializer(serializers.Serializer[Any]):
 
 
 class ExportSerializer(serializers.Serializer[Any]):
-    format = serializers.ChoiceField(["json", "md"], default="json")
+    format = serializers.ChoiceField(["json", "md"], required=False)
 
 
 class HistorySerializer(PageSerializer):

@@ -50,6 +50,12 @@ class ConversationViewSet(viewsets.ViewSet):
             return [TextParser()]
         return super().get_parsers()
 
+    def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:
+        # A file is what it is whatever is accepted, and its errors are JSON.
+        return super().perform_content_negotiation(
+            request, force or self.action == "export"
+        )
+
     def create(self, request: Request) -> Response:
         asked = NewConversationSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
@@ -167,7 +173,7 @@ class ConversationViewSet(viewsets.ViewSet):
     def export(self, request: Request, conversation_id: str) -> HttpResponse:
         asked = ExportSerializer(data=request.query_params)
         asked.is_valid(raise_exception=True)
-        ending = asked.validated_data["format"]
+        ending = asked.validated_data.get("format") or preferred_form(request)
         conversation, said = history(
             user=cast(User, request.user), conversation_id=as_id(conversation_id)
         )
@@ -202,6 +208,13 @@ class ConversationViewSet(viewsets.ViewSet):
 def key_of(request: Request) -> str:
     """The key under which a request is carried out once; empty: it has none."""
     return request.headers.get("Idempotency-Key", "")
+
+
+def preferred_form(request: Request) -> str:
+    """`md` where the Accept header would rather have that than JSON."""
+    kinds = ["application/json", "text/markdown"]
+    preferred = request._request.get_preferred_type(kinds)
+    return "md" if preferred == "text/markdown" else "json"
 
 
 def as_id(text: str) -> int:

@@ -87,7 +87,8 @@ def headers_of(error: errors.LLMBackendError) -> dict[str, str]:
 
 def error_body(error: errors.LLMBackendError) -> dict[str, Any]:
     """The body of every error answer; a RAG client is also shown `message`."""
-    said = str(error)
+    # What it quotes may hold halves of characters, which no encoding has.
+    said = str(error).encode(errors="replace").decode()
     body = {"error": said, "code": error.code, "request_id": request_id.get()}
     body |= error.facts
     if request_path.get().startswith("/api/rag/"):

@@ -134,6 +134,33 @@ def test_as_markdown_it_is_the_active_branch(as_alice, provider):
 
 
 @pytest.mark.parametrize(
+    ("accept", "query", "kind"),
+    [
+        ("text/markdown", {}, "text/markdown"),
+        ("text/markdown, */*;q=0.5", {}, "text/markdown"),
+        ("text/markdown;q=0.5, application/json", {}, "application/json"),
+        ("text/markdown", {"format": "json"}, "application/json"),
+        ("application/json", {"format": "md"}, "text/markdown"),
+        ("text/html, */*;q=0.8", {}, "application/json"),
+        ("image/png", {}, "application/json"),
+    ],
+)
+def test_is_what_is_accepted_unless_a_format_is_named(as_alice, accept, query, kind):
+    conversation = as_alice.conversation()
+    headers = {"Accept": accept}
+    path = f"/api/conversations/{conversation}/export"
+
+    response = as_alice.get(path, params=query, headers=headers)
+
+    assert response.status_code == 200
+    assert response.headers["content-type"].partition(";")[0] == kind
+    ending = ".md" if kind == "text/markdown" else ".json"
+    assert response.headers["content-disposition"].endswith(f'{ending}"')
+    wrong = as_alice.get(path, params={"format": "pdf"}, headers=headers)
+    assert (wrong.status_code, wrong.json()["code"]) == (400, "invalid")
+
+
+@pytest.mark.parametrize(
     ("title", "name"),
     [
         ("Rust & Go: which?", "Rust-Go-which-{id}.json"),

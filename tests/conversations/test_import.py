@@ -141,7 +141,7 @@ SOURCE = st.fixed_dictionaries(
         "kb_id": st.uuids().map(str),
         "doc_id": st.uuids().map(str),
         "doc_name": TEXT,
-        "score": st.floats(-1, 1),
+        "score": st.floats(0, 1),
         "snippet": TEXT,
         "chunk_ids": st.lists(st.integers(1, 10**9), max_size=2),
         "start": PLACE,
@@ -234,7 +234,14 @@ class TestWhatIsWrong:
             (one(said(1, None, "user", content="\ud800")), "Conversation 2: message 1"),
             (one(said(1, None, "user", status="streaming")), "Conversation 2: message"),
             (one(said(0, None, "user")), "Conversation 2: message 1: message_id: "),
-            (one(said(2**31, None, "user")), "Conversation 2: message 1: message_id: "),
+            (
+                one(said(10**9 + 1, None, "user")),
+                "Conversation 2: message 1: message_id: ",
+            ),
+            (
+                one(said(1, None, "\ud800")),
+                'Conversation 2: message 1: role: "?" is not a valid choice.',
+            ),
             (
                 one(*TURN, said(2, 1, "assistant")),
                 "Conversation 2: the message with message_id 2 is there twice.",
@@ -263,6 +270,9 @@ class TestWhatIsWrong:
                     {"snippet": "\udfff"},
                     {"chunk_ids": ["x"]},
                     {"heading_path": 7},
+                    {"score": 1.5},
+                    {"snippet": "x" * 201},
+                    {"start": None},
                 )
             ),
             (
@@ -323,6 +333,17 @@ class TestAnImport:
 
         assert len(as_alice.history(first)) == 3000
         assert len(as_alice.history(second)[1]["siblings"]) == 1998
+
+    def test_with_the_largest_id_can_be_gone_on_with(self, as_alice, provider):
+        (made,) = ids_in(take_in(as_alice, document(one(said(10**9, None, "user")))))
+
+        as_alice.ask(made, "Hi")
+
+        ids = [message["message_id"] for message in as_alice.history(made)]
+        assert ids == [10**9, 10**9 + 1, 10**9 + 2]
+        query = {"q": "Hi", "before": f"{made}-{ids[-1]}"}
+        found = as_alice.get("/api/conversations/search", params=query)
+        assert [hit["message_id"] for hit in found.json()] == [ids[1]]
 
     def test_in_any_order_and_with_a_mark_of_its_bytes(self, as_alice):
         body = {"conversations": [one(*TURN[::-1])], "version": 1}
