@@ -130,6 +130,7 @@ def config(provider: FakeProvider) -> dict[str, Any]:
         "providers": [section],
         "metrics": {"token": METRICS_TOKEN},
         "rag": {"default_embedding_model": "local-ngram"},
+        "limits": {"messages_per_minute": 60, "tokens_per_month": 100_000_000},
     }
 
 

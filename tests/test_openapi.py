@@ -11,11 +11,13 @@ import pytest
 from openapi_spec_validator import validate
 
 from accounts.grants import LOG_IN
+from accounts.limits import NAMES
 from llmbackend import errors
 from llmbackend.openapi.document import METHODS, rendered
 from tests.chat.eventually import eventually
 from tests.chat.sockets import socket_of
 from tests.chat.streams import SSE
+from tests.chat.test_limits import limit
 from tests.conftest import Client
 from tests.described import (
     DOCUMENT,
@@ -220,6 +222,122 @@ class TestStreams:
         assert complaints("/components/schemas/SocketEvent", ready) == []
         assert complaints("/components/schemas/SocketEvent", {"event": "x"})
         assert complaints("/components/schemas/Command", {"type": "message"})
+
+
+class TestFiles:
+    @pytest.mark.parametrize("form", ["json", "md"])
+    def test_an_export_is_as_described(
+        self, form: str, as_alice: Client, provider: FakeProvider
+    ) -> None:
+        conversation = as_alice.conversation()
+        as_alice.ask(conversation, "Hi")
+        as_alice.post(f"/api/chat/{conversation}/regenerate", json={})
+        path = "/api/conversations/{}/export"
+
+        answer = as_alice.get(path.format(conversation), params={"format": form})
+
+        assert_described(("GET", path.format(":conversation_id")), answer)
+
+    @pytest.mark.parametrize("form", ["llmbackend", "ChatGPT"])
+    def test_an_example_of_an_import_can_be_imported(
+        self, form: str, as_alice: Client
+    ) -> None:
+        path = "/api/conversations/import"
+        operation = DOCUMENT["paths"][path]["post"]
+        shown = operation["requestBody"]["content"]["application/json"]["examples"]
+
+        answer = as_alice.post(path, json=shown[form]["value"])
+
+        assert answer.status_code == 200, answer.text
+        assert_described(("POST", path), answer)
+        (made,) = answer.json()["conversations"]
+        assert len(as_alice.history(made["conversation_id"])) == 2
+
+    def test_pages_of_hits_are_as_described(
+        self, as_alice: Client, provider: FakeProvider
+    ) -> None:
+        as_alice.ask(as_alice.conversation(title="Swifts"), "Do swifts sleep? Swifts?")
+        path, query = "/api/conversations/search", {"q": "swifts", "limit": "1"}
+
+        title = as_alice.get(path, params=query)
+        query["before"] = title.headers["x-next-before"]
+        message = as_alice.get(path, params=query)
+
+        for answer in (title, message):
+            assert len(answer.json()) == 1
+            assert_described(("GET", path), answer)
+
+
+class TestLimits:
+    """Refusals that say which limit it was, and what is said of what is left."""
+
+    def test_an_answer_and_the_account_say_what_is_left(
+        self, as_alice: Client, provider: FakeProvider, settings: Any
+    ) -> None:
+        limit(settings, **dict.fromkeys(NAMES, 50_000))
+
+        answer = as_alice.ask(as_alice.conversation(), "Hi", headers=SSE)
+        account = as_alice.get("/api/users/me/usage")
+
+        assert '"remaining":' in answer.text
+        assert_described(("POST", "/api/chat/:conversation_id"), answer)
+        assert all(account.json()["limits"].values())
+        assert_described(("GET", "/api/users/me/usage"), account)
+
+    @pytest.mark.parametrize(
+        ("limits", "status"),
+        [({"messages_per_minute": 1}, 429), ({"tokens_per_day": 10}, 413)],
+    )
+    def test_a_question_beyond_one_is_refused_as_described(
+        self,
+        limits: dict[str, int],
+        status: int,
+        as_alice: Client,
+        provider: FakeProvider,
+        settings: Any,
+    ) -> None:
+        conversation, base = as_alice.conversation(), make_base(as_alice)
+        as_alice.ask(conversation, "Hi")
+        limit(settings, **limits)
+        if status == 429:
+            as_alice.ask(conversation, "Hi")
+        body = {"conversation_id": conversation, "kb_id": base, "message": "Hi"}
+        path = "/api/chat/:conversation_id"
+        schema = {429: "LimitReached", 413: "QuotaExceeded"}[status]
+        for route, fields in (
+            (path, {"message": "Hi"}),
+            (f"{path}/regenerate", {}),
+            (f"{path}/edit", {"message_id": 1, "message": "Hello"}),
+            ("/api/rag/chat", body),
+        ):
+            url = route.replace(":conversation_id", str(conversation))
+            answer = as_alice.post(url, json=fields)
+
+            assert answer.status_code == status, answer.text
+            assert_described(("POST", route), answer)
+            assert complaints(f"/components/schemas/{schema}", answer.json()) == []
+        with socket_of(as_alice, conversation) as socket:
+            socket.send("message", message="Hi")
+            told = socket.event().data
+
+        assert complaints(f"/components/schemas/{schema}", told) == []
+        assert complaints(f"/components/schemas/{schema}", {**told, "limit": "x"})
+
+    def test_a_document_too_many_is_refused_as_described(
+        self, as_alice: Client, settings: Any
+    ) -> None:
+        base = make_base(as_alice)
+        upload(as_alice, base, "Swifts sleep on the wing.")
+        limit(settings, documents=1)
+        path = "/api/rag/doc/upload"
+
+        answer = as_alice.post(
+            path, data={"kb_id": base}, files={"file": ("b.txt", b"Gulls do not.")}
+        )
+
+        assert answer.json()["limit"] == "documents"
+        assert_described(("POST", path), answer)
+        assert complaints("/components/schemas/QuotaExceeded", answer.json()) == []
 
 
 class TestServed:

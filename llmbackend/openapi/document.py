@@ -8,6 +8,8 @@ let in. Of an operation,
 * `x-access` is `open`, the scopes an API key needs, or a name in ACCESS;
 * `x-errors` are the codes of the errors that are its own; `provider` and `answer` stand
   for all there are of these.
+
+An error that tells more than others do has a schema of its class's name.
 """
 
 from __future__ import annotations
@@ -37,6 +39,16 @@ ACCESS: dict[str, list[dict[str, list[str]]]] = {
 GROUPS: dict[str, type[LLMBackendError]] = {
     "provider": errors.ProviderError,
     "answer": errors.AnswerCut,
+}
+# Errors that tell more, with an example of it.
+FACTS: dict[type[LLMBackendError], dict[str, Any]] = {
+    errors.LimitReached: {
+        "limit": "messages_per_minute",
+        "allowed": 3,
+        "retry_after": 57,
+        "reset_time": 1795585989,
+    },
+    errors.QuotaExceeded: {"limit": "tokens_per_day", "allowed": 50000},
 }
 ANYWHERE = ("bad_host", "internal", "server_restarting", "database_unavailable")
 # What REST framework refuses; consumers take any Accept.
@@ -114,11 +126,18 @@ def codes_of(path: str, given: Operation, shared: list[Any]) -> list[str]:
     """Of all errors that the operation may answer with."""
     parameters = [*shared, *given.get("parameters", [])]
     codes = [*ANYWHERE, *given.get("x-errors", [])]
-    streams = "204" in given["responses"] or given["x-access"] == "socket"
-    codes += () if streams else NEGOTIATED
+    codes += NEGOTIATED if is_negotiated(given) else ()
     codes += () if given["x-access"] == "open" else SIGNED_IN
     codes += OF_A_BODY if "requestBody" in given else ()
     return [*codes, *(["invalid"] if parameters else [])]
+
+
+def is_negotiated(given: Operation) -> bool:
+    """Whether an Accept without what the operation gives is refused."""
+    answers = given["responses"]
+    if given["x-access"] == "socket" or "204" in answers:
+        return False
+    return "text/markdown" not in answers.get("200", {}).get("content", {})
 
 
 def by_status(codes: list[str]) -> dict[int, list[type[LLMBackendError]]]:
@@ -137,17 +156,32 @@ def kinds_below(kind: type[LLMBackendError]) -> Iterator[type[LLMBackendError]]:
         yield from kinds_below(child)
 
 
+def bodies_of(kinds: list[type[LLMBackendError]]) -> list[dict[str, Any]]:
+    """What the bodies of these errors have beside a sentence and a request id."""
+    plain = [kind.code for kind in kinds if kind not in FACTS]
+    bodies: list[dict[str, Any]] = [
+        {"$ref": f"#/components/schemas/{kind.__name__}"}
+        for kind in kinds
+        if kind in FACTS
+    ]
+    if plain:
+        bodies.insert(0, {"type": "object", "properties": {"code": {"enum": plain}}})
+    return bodies
+
+
 def refusal(
     path: str, status: int, kinds: list[type[LLMBackendError]]
 ) -> dict[str, Any]:
     """The answer that says which of these errors it was."""
     of_rag = path.startswith("/api/rag/")
-    body = "RagError" if of_rag else "Error"
-    known = {"enum": [kind.code for kind in kinds]}
+    base = {"$ref": f"#/components/schemas/{'RagError' if of_rag else 'Error'}"}
+    bodies = bodies_of(kinds)
+    told = bodies[0] if len(bodies) == 1 else {"oneOf": bodies}
     example: dict[str, Any] = {
         "error": str(kinds[0]()),
         "code": kinds[0].code,
         "request_id": "1c958fd760714dd2b6085b094c82855e",
+        **FACTS.get(kinds[0], {}),
     }
     if of_rag:
         example = {"success": False, "message": example["error"], **example}
@@ -155,12 +189,7 @@ def refusal(
         "description": "\n".join(f"- `{kind.code}`: {kind()}" for kind in kinds),
         "content": {
             "application/json": {
-                "schema": {
-                    "allOf": [
-                        {"$ref": f"#/components/schemas/{body}"},
-                        {"type": "object", "properties": {"code": known}},
-                    ]
-                },
+                "schema": {"allOf": [base, told]},
                 "example": example,
             }
         },
