@@ -14,7 +14,7 @@ from django.db import connection
 from psycopg.pq import Conninfo
 
 # Another server knows other roles.
-READ = ("pg_restore", "--no-owner", "--no-privileges")
+READ = ("pg_restore", "--no-owner", "--no-privileges", "--clean", "--if-exists")
 WRITE = ("psql", "--no-psqlrc", "--quiet", "--output", os.devnull)
 AT_ONCE = ("--single-transaction", "--set", "ON_ERROR_STOP=1")
 

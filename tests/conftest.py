@@ -15,6 +15,7 @@ from django.apps import apps
 from django.conf import settings as django_settings
 from django.db import connection, transaction
 from django.test.utils import setup_databases, teardown_databases
+from hypothesis import HealthCheck, settings as hypothesis_settings
 
 from llmbackend import cache
 from llmbackend.config import Provider
@@ -24,6 +25,11 @@ from tests.postgresql_server import PostgreSQLServer
 PASSWORD = "correct horse battery"
 REDIS_PASSWORD = "canary-redis-password"
 REDIS_TIME_OUT = 1
+# A busy machine makes no mistake of a slow example.
+hypothesis_settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("patient")
 # Bases that name no model need no provider.
 RAG = replace(django_settings.CONFIG.rag, default_embedding_model="local-ngram")
 

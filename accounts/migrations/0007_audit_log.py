@@ -16,7 +16,7 @@ SQLITE = (
 )
 POSTGRESQL = (
     """
-    CREATE FUNCTION audit_log_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+    CREATE OR REPLACE FUNCTION audit_log_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN RAISE EXCEPTION 'The audit log is append-only.'; END $$
     """,
     """

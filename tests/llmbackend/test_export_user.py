@@ -210,12 +210,15 @@ def test_interrupted_it_leaves_nothing_and_exits_with_a_failure(tmp_path: Path) 
 
 # Stops within the export when the account's file is asked for, until it is told on.
 INTERRUPTED = """
+import signal
 import sys
 import django
 from django.core.management import call_command
 from django.db import connection
 
 django.setup()
+# A test run in the background passes on that it is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def hold(execute, sql, params, many, context):
     if "usage" in sql:

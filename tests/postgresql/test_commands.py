@@ -37,6 +37,11 @@ THE_REST = """
     INSERT INTO django_admin_log
         (action_time, object_repr, action_flag, change_message, user_id)
         SELECT now(), 'Größe 大小', 1, '', id FROM accounts_user;
+    INSERT INTO conversations_answerhour VALUES (now(), '{}', '{}', 1, 2);
+    INSERT INTO conversations_searchsegment (owner_id, messages)
+        SELECT id, '\\x00' FROM accounts_user;
+    INSERT INTO conversations_searchbucket (segment_id, number, marks)
+        SELECT id, 1, '\\x00' FROM conversations_searchsegment;
 """
 
 

@@ -202,7 +202,7 @@ class TestARequest:
 
     async def test_at_most_four_are_made_at_once(
         self,
-        embedder: RemoteEmbedder,
+        providers: Providers,
         embeddings: Embeddings,
         provider: FakeProvider,
     ) -> None:
@@ -210,6 +210,7 @@ class TestARequest:
         embeddings.before = lambda number: stalled
         texts = [str(n) for n in range(64 * 6)]
 
+        embedder = RemoteEmbedder(MODEL, providers, patience=Patience())
         work = asyncio.create_task(embedder.embed(texts, kind="passage"))
         await provider.until(lambda: len(embeddings.requests) >= 4)
         await asyncio.sleep(0.1)
