@@ -44,7 +44,10 @@ def history(*, user: User, conversation_id: int) -> tuple[Conversation, list[Sai
         return conversation, path
     if interrupt_orphans(conversation_id=conversation_id):
         return history(user=user, conversation_id=conversation_id)
-    leaf = Message.objects.get(conversation=conversation, status=STREAMING)
+    # It may have ended since, and is then shown with its end.
+    leaf = Message.objects.filter(pk=conversation.active_leaf_id or 0).first()
+    if leaf is None:
+        raise NotFound
     earlier = closed_path(conversation, leaf_id=leaf.parent_id)
     versions = Message.objects.filter(
         conversation=conversation, parent_id=leaf.parent_id

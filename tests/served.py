@@ -131,7 +131,13 @@ class ServeProcess:
         return answer.status_code == 200
 
     def client(self, **options: Any) -> httpx2.Client:
-        settings = {"base_url": self.base_url, "timeout": 20, "trust_env": False}
+        settings = {
+            "base_url": self.base_url,
+            "timeout": 20,
+            "trust_env": False,
+            # The server drops a connection that is idle for longer.
+            "limits": httpx2.Limits(keepalive_expiry=2),
+        }
         return httpx2.Client(**{**settings, **options})
 
     def signed_in(self, name: str = "alice") -> httpx2.Client:

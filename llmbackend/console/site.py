@@ -18,6 +18,7 @@ from llmbackend.console import providers, start
 class Site(admin.AdminSite):
     site_header = site_title = "llmbackend"
     index_title = _("Overview")
+    site_url = "/api/docs"
     index_template = "console/index.html"
 
     def index(

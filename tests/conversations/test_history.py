@@ -3,8 +3,11 @@
 import uuid
 
 import pytest
+from django.db import connection
 
+from conversations.history import history
 from conversations.models import Conversation, Message
+from llmbackend.errors import NotFound
 from tests.conversations.conftest import (
     make_conversation,
     make_streaming,
@@ -130,6 +133,30 @@ def test_an_answer_whose_writer_is_dead_reads_as_interrupted(as_alice, alice):
     assert messages[1]["status"] == "interrupted"
     assert messages[1]["content"] == "So fa"
     assert not Message.objects.filter(status="streaming").exists()
+
+
+@pytest.mark.parametrize("ends", ["complete", "deleted"])
+def test_an_answer_that_ends_while_it_is_read(alice, ends):
+    conversation = make_conversation(alice)
+    answer = make_streaming(conversation, writer=make_writer(), content="So far")
+    rows = Message.objects.filter(pk=answer.pk)
+    seen = []
+
+    def end_first(execute, sql, params, many, context):
+        seen.append(sql)
+        if len(seen) == 2:  # The first has found it streaming.
+            conversation.delete() if ends == "deleted" else rows.update(status=ends)
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(end_first):
+        if ends == "deleted":
+            with pytest.raises(NotFound):
+                history(user=alice, conversation_id=conversation.pk)
+            return
+        _, messages = history(user=alice, conversation_id=conversation.pk)
+
+    assert [message.status for message in messages] == ["complete", "complete"]
+    assert messages[1].content == "So far"
 
 
 def test_text_of_every_kind_comes_back_as_it_was(as_alice, provider):
