@@ -130,6 +130,12 @@ class User(AbstractUser):
             self.token_version += 1
         super().save(*args, **kwargs)
 
+    def set_unusable_password(self) -> None:
+        """Let nobody log in by a password; it ends all tokens, once it is saved."""
+        super().set_unusable_password()
+        if self.pk:
+            self.token_version += 1
+
 
 class RevokedToken(models.Model):
     """A token that was logged out before it expired."""

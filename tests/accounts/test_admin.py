@@ -112,3 +112,16 @@ class TestLimits:
         for name in NAMES:
             assert f'name="max_{name}"' in page
         assert page.count("0: no limit.") == len(NAMES)
+
+
+def test_a_password_that_is_taken_away_ends_the_tokens(browser, server):
+    alice = make_user("alice")
+    with client_of(server, alice) as client:
+        assert client.get("/api/users/me").status_code == 200
+
+        page = f"{USERS}{alice.pk}/password/"
+        answer = browser.post(page, {"usable_password": "false", "unset-password": ""})
+
+        assert answer.status_code == 302
+        assert not User.objects.get(pk=alice.pk).has_usable_password()
+        assert client.get("/api/users/me").status_code == 401
