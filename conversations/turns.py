@@ -163,6 +163,19 @@ def _open_turn(
         idempotency.settle(user, key, made=made_by(rows.answer))
     # Redis is asked after the commit: a slow one must not hold the write lock.
     path = closed_path(conversation, leaf_id=conversation.active_leaf_id)
+    earlier = tuple(path[: rows.before])
+    return _turn(conversation, user, asked, rows, earlier, titled)
+
+
+def _turn(
+    conversation: Conversation,
+    user: User,
+    asked: Asked,
+    rows: _Rows,
+    earlier: tuple[Said, ...],
+    titled: str,
+) -> Turn:
+    """What it takes to answer, of rows that are stored."""
     answer = rows.answer
     return Turn(
         conversation_id=conversation.pk,
@@ -170,7 +183,7 @@ def _open_turn(
         question_id=rows.question.number,
         message_id=answer.number,
         answer_pk=answer.pk,
-        provider=provider,
+        provider=answer.provider,
         model=conversation.model,
         system_prompt=conversation.system_prompt,
         temperature=conversation.temperature,
@@ -178,7 +191,7 @@ def _open_turn(
         max_tokens=conversation.max_tokens,
         sealed_key=conversation.api_key,
         question=rows.question.content,
-        earlier=tuple(path[: rows.before]),
+        earlier=earlier,
         text=answer.content,
         reasoning=answer.reasoning,
         sources=tuple(answer.sources),
