@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from typing import TypeVar
 
 from tests import loops
+
+P = TypeVar("P", bound="TcpProxy")
 
 
 class TcpProxy:
@@ -39,6 +42,11 @@ class TcpProxy:
         for end in ends:
             end.transport.abort()
 
+    async def hold(self, data: bytes, *, is_answer: bool) -> None:
+        """Return when `data` may be passed on."""
+        if is_answer and self.delay:
+            await asyncio.sleep(self.delay)
+
     async def _carry(
         self,
         reader: asyncio.StreamReader,
@@ -47,16 +55,14 @@ class TcpProxy:
         delayed: bool,
     ) -> None:
         while data := await reader.read(65536):
-            if delayed and self.delay:
-                await asyncio.sleep(self.delay)
+            await self.hold(data, is_answer=delayed)
             writer.write(data)
             await writer.drain()
 
 
 @contextlib.contextmanager
-def running(target: int) -> Iterator[TcpProxy]:
-    """A proxy that listens until the block ends."""
-    proxy = TcpProxy(target)
+def running(proxy: P) -> Iterator[P]:
+    """The proxy, which listens until the block ends."""
     with loops.running("tcp-proxy") as loop:
         proxy.address = loop.listen(asyncio.start_server(proxy.serve, "127.0.0.1", 0))
         yield proxy

@@ -62,7 +62,7 @@ def site(folder: Path, *, redis_runs: bool) -> Iterator[Site]:
     with (
         fake_provider.running() as provider,
         redis_server.running(password=PASSWORD) as redis,
-        tcp_proxy.running(redis.port) as proxy,
+        tcp_proxy.running(TcpProxy(redis.port)) as proxy,
     ):
         if not redis_runs:
             redis.stop()

@@ -11,10 +11,9 @@ import httpx2
 import psycopg
 import pytest
 
-from tests import fake_provider, postgresql_server, served
+from tests import fake_provider, postgresql_server, served, tcp_proxy
 from tests.chat.eventually import eventually
 from tests.fake_provider import FakeProvider
-from tests.postgresql import wire
 from tests.postgresql.wire import Wire
 from tests.postgresql_server import PostgreSQLServer
 from tests.rag.embeddings import Embeddings
@@ -87,7 +86,8 @@ def running(
     postgresql: PostgreSQLServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Here]:
     directory = tmp_path_factory.mktemp("postgresql")
-    with fake_provider.running() as provider, wire.running(postgresql.port) as between:
+    proxy = Wire(postgresql.port)
+    with fake_provider.running() as provider, tcp_proxy.running(proxy) as between:
         [section] = served.fake_section(provider.base_url)
         section["embedding_models"] = {"fake-embedding": "embed-3"}
         config = postgresql_server.config_for(directory, server=postgresql)

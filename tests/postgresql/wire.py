@@ -7,7 +7,6 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
-from tests import loops
 from tests.tcp_proxy import TcpProxy
 
 
@@ -41,26 +40,8 @@ class Wire(TcpProxy):
             self._held = None
             held.released.set()
 
-    async def _carry(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        *,
-        delayed: bool,
-    ) -> None:
-        while data := await reader.read(65536):
-            held = self._held
-            if held is not None and not delayed and held.is_it(data):
-                held.reached.set()
-                await asyncio.to_thread(held.released.wait, 60)
-            writer.write(data)
-            await writer.drain()
-
-
-@contextlib.contextmanager
-def running(target: int) -> Iterator[Wire]:
-    """A wire to the server on the port `target`, until the block ends."""
-    wire = Wire(target)
-    with loops.running("wire") as loop:
-        wire.address = loop.listen(asyncio.start_server(wire.serve, "127.0.0.1", 0))
-        yield wire
+    async def hold(self, data: bytes, *, is_answer: bool) -> None:
+        held = self._held
+        if held is not None and not is_answer and held.is_it(data):
+            held.reached.set()
+            await asyncio.to_thread(held.released.wait, 60)
