@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
@@ -17,6 +16,7 @@ from rest_framework.response import Response
 from accounts.tokens import bearer_token
 from llmbackend import cache, metrics
 from llmbackend.errors import NotFound, Unauthorized
+from llmbackend.http import OneForm
 
 
 class HealthViewSet(viewsets.ViewSet):
@@ -46,14 +46,9 @@ class HealthViewSet(viewsets.ViewSet):
 class MetricsViewSet(viewsets.ViewSet):
     """For Prometheus, with the token of the config; without one it is not there."""
 
+    content_negotiation_class = OneForm
     authentication_classes = ()
     permission_classes = (AllowAny,)
-
-    def perform_content_negotiation(
-        self, request: Request, force: bool = False
-    ) -> tuple[Any, str]:
-        # Whatever a scraper would rather have, it is sent text, or an error in JSON.
-        return super().perform_content_negotiation(request, force=True)
 
     def show(self, request: Request) -> HttpResponse:
         token = settings.CONFIG.metrics.token

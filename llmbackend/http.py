@@ -17,6 +17,7 @@ from django.core.exceptions import (
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions as drf
+from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -188,6 +189,15 @@ def server_error(request: HttpRequest) -> JsonResponse:
     """Django's handler500, for what is no DRF view: the admin."""
     logger.error("Unhandled error in a page", exc_info=sys.exc_info()[1])
     return error_response(errors.Internal())
+
+
+class OneForm(DefaultContentNegotiation):
+    """For what has one form, whatever a client would rather have; errors are JSON."""
+
+    def select_renderer(
+        self, request: Request, renderers: Any, format_suffix: str | None = None
+    ) -> tuple[Any, str]:
+        return renderers[0], renderers[0].media_type
 
 
 class JSONParser(BaseParser):

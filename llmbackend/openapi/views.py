@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.http import HttpResponse
 from django.template.loader import render_to_string
 from rest_framework import viewsets
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 
+from llmbackend.http import OneForm
 from llmbackend.openapi.document import rendered
 
 # The pages set styles from their scripts; Redoc searches in a worker of its own making.
@@ -24,14 +23,9 @@ POLICY = (
 class DescriptionViewSet(viewsets.ViewSet):
     """For anybody: what the API is like is no secret."""
 
+    content_negotiation_class = OneForm
     authentication_classes = ()
     permission_classes = (AllowAny,)
-
-    def perform_content_negotiation(
-        self, request: Request, force: bool = False
-    ) -> tuple[Any, str]:
-        # There is one form of each, whatever a client would rather have.
-        return super().perform_content_negotiation(request, force=True)
 
     def document(self, request: Request) -> HttpResponse:
         return HttpResponse(rendered(), content_type="application/json")
