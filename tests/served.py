@@ -88,17 +88,24 @@ class ServeProcess:
                 stderr=log,
             )
 
-    def manage(self, *command: str, **environment: str) -> str:
-        """Run another management command on the same files; returns its output."""
-        done = subprocess.run(
+    def run(
+        self, *command: str, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run another management command on the same files, however it ends."""
+        return subprocess.run(
             [sys.executable, "manage.py", *command],
             cwd=ROOT,
             env={**self.environment, **environment},
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
-            check=True,
+            timeout=100,
+            check=False,
         )
+
+    def manage(self, *command: str, **environment: str) -> str:
+        """Run another management command on the same files; returns its output."""
+        done = self.run(*command, **environment)
+        done.check_returncode()
         return done.stdout
 
     def query(self, statement: str) -> list[Any]:

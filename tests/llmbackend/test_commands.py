@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,19 +13,7 @@ import pytest
 
 from tests import fake_provider
 from tests.fake_provider import FakeProvider, Script, refusal
-from tests.served import ON_SQLITE, ROOT, ServeProcess, fake_section, serving
-
-
-def run(server: ServeProcess, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "manage.py", *command],
-        cwd=ROOT,
-        env=server.environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+from tests.served import ON_SQLITE, ServeProcess, fake_section, serving
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +27,7 @@ class TestDoctor:
         server = ServeProcess(
             folder, config={**ON_SQLITE, "providers": fake_section(base_url)}
         )
-        run(server, "migrate")
+        server.run("migrate")
         return server
 
     def test_a_sound_installation_has_no_error(
@@ -51,7 +37,7 @@ class TestDoctor:
         provider.routes["/models"] = lambda _: models
         server = self.installation(tmp_path, provider.base_url)
 
-        done = run(server, "doctor")
+        done = server.run("doctor")
 
         assert done.returncode == 0, done.stdout
         assert "provider fake: reached, and the API key is accepted" in done.stdout
@@ -65,7 +51,7 @@ class TestDoctor:
         provider.routes["/models"] = lambda _: refusal(401)
         server = self.installation(tmp_path, provider.base_url)
 
-        done = run(server, "doctor")
+        done = server.run("doctor")
 
         assert done.returncode == 1
         assert "ERROR    provider fake: it refuses the API key" in done.stdout
@@ -80,7 +66,7 @@ class TestDoctor:
             },
         )
 
-        done = run(server, "doctor")
+        done = server.run("doctor")
 
         assert done.returncode == 1
         assert "provider fake: it cannot be reached" in done.stdout
@@ -100,13 +86,13 @@ class TestRotation:
                 first = json.loads(keys.read_text())["field"]
                 assert (
                     "would be added"
-                    in run(server, "rotate_field_keys", "--dry-run").stdout
+                    in server.run("rotate_field_keys", "--dry-run").stdout
                 )
-                assert "Restart every server" in run(server, "rotate_field_keys").stdout
+                assert "Restart every server" in server.run("rotate_field_keys").stdout
             both = json.loads(keys.read_text())["field"]
             server.start()
             server.wait_until_ready()
-            done = run(server, "rotate_field_keys")
+            done = server.run("rotate_field_keys")
             last = json.loads(keys.read_text())["field"]
             asked = alice.post(
                 f"/api/chat/{made['conversation_id']}", json={"message": "Hi"}
@@ -124,7 +110,7 @@ class TestRotation:
 def test_a_generated_secret_is_long_and_new(tmp_path: Path) -> None:
     server = ServeProcess(tmp_path, config=ON_SQLITE)
 
-    secrets = {run(server, "generate_secret").stdout.strip() for _ in range(2)}
+    secrets = {server.run("generate_secret").stdout.strip() for _ in range(2)}
 
     assert len(secrets) == 2
     assert all(len(secret) >= 64 for secret in secrets)
@@ -145,14 +131,14 @@ class TestBackups:
         with serving(tmp_path / "old", **config) as server:
             with server.signed_in() as alice:
                 alice.post("/api/conversations/create", json=body).raise_for_status()
-            done = run(server, "backup", str(backup))
+            done = server.run("backup", str(backup))
             assert done.returncode == 0, done.stderr
         other = ServeProcess(tmp_path / "new", config=config)
         secrets = Path(f"{backup}.keys")
         assert stat.S_IMODE(backup.stat().st_mode) == 0o600
         assert stat.S_IMODE(secrets.stat().st_mode) == 0o600
 
-        restored = run(other, "restore", str(backup))
+        restored = other.run("restore", str(backup))
 
         assert restored.returncode == 0, restored.stderr
         with sqlite3.connect(other.database) as rows:
@@ -167,16 +153,16 @@ class TestBackups:
         backup = tmp_path / "monday.db"
         with serving(tmp_path, **ON_SQLITE) as server:
             server.signed_in("alice").close()
-            run(server, "backup", str(backup))
+            server.run("backup", str(backup))
             server.signed_in("bob").close()
 
-        refused = run(server, "restore", str(backup))
+        refused = server.run("restore", str(backup))
         assert refused.returncode == 1
         assert "--force" in refused.stderr
         with sqlite3.connect(server.database) as rows:
             assert rows.execute("SELECT COUNT(*) FROM accounts_user").fetchone() == (2,)
 
-        assert run(server, "restore", str(backup), "--force").returncode == 0
+        assert server.run("restore", str(backup), "--force").returncode == 0
         with sqlite3.connect(server.database) as rows:
             assert rows.execute("SELECT COUNT(*) FROM accounts_user").fetchone() == (1,)
 
@@ -185,16 +171,16 @@ class TestBackups:
         broken = tmp_path / "broken.db"
         broken.write_bytes(b"SQLite format 3\x00" + b"x" * 4096)
 
-        done = run(server, "restore", str(broken))
+        done = server.run("restore", str(broken))
 
         assert done.returncode == 1
         assert "not a whole backup" in done.stderr
 
     def test_nothing_is_overwritten(self, tmp_path: Path) -> None:
         server = ServeProcess(tmp_path, config=ON_SQLITE)
-        run(server, "migrate")
+        server.run("migrate")
         there = tmp_path / "there"
         there.write_text("precious")
 
-        assert run(server, "backup", str(there)).returncode == 1
+        assert server.run("backup", str(there)).returncode == 1
         assert there.read_text() == "precious"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ from tests import fake_provider, postgresql_server
 from tests.fake_provider import FakeProvider, Script
 from tests.postgresql_server import PostgreSQLServer
 from tests.rag.embeddings import STATUTE, added, found, make_base
-from tests.served import ROOT, ServeProcess, fake_section
+from tests.served import ServeProcess, fake_section
 
 CREATE = "/api/conversations/create"
 QUERY = "不可抗力"
@@ -43,18 +41,6 @@ THE_REST = """
     INSERT INTO conversations_searchbucket (segment_id, number, marks)
         SELECT id, 1, '\\x00' FROM conversations_searchsegment;
 """
-
-
-def run(server: ServeProcess, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "manage.py", *command],
-        cwd=ROOT,
-        env=server.environment,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
 
 
 def rows(url: str) -> dict[str, list[str]]:
@@ -111,7 +97,7 @@ def used(
                 conversation, base, document = use(alice)
                 token = alice.headers["Authorization"]
             server.query(THE_REST)
-            assert run(server, "backup", str(backup)).returncode == 0
+            assert server.run("backup", str(backup)).returncode == 0
         finally:
             server.terminate()
             server.wait(30)
@@ -148,7 +134,7 @@ class TestBackups:
         assert stat.S_IMODE(used.backup.stat().st_mode) == 0o600
         other = used.another(tmp_path)
 
-        done = run(other, "restore", str(used.backup))
+        done = other.run("restore", str(used.backup))
 
         assert done.returncode == 0, done.stderr
         after = rows(other.database_url)
@@ -162,7 +148,7 @@ class TestBackups:
         self, used: Installation, tmp_path: Path
     ) -> None:
         other = used.another(tmp_path)
-        assert run(other, "restore", str(used.backup)).returncode == 0
+        assert other.run("restore", str(used.backup)).returncode == 0
         try:
             other.start()
             other.wait_until_ready()
@@ -181,18 +167,18 @@ class TestBackups:
         self, used: Installation, tmp_path: Path
     ) -> None:
         other = used.another(tmp_path)
-        run(other, "restore", str(used.backup))
+        other.run("restore", str(used.backup))
         # A newer version's, which leans on what the backup holds.
         other.query("CREATE TABLE newer (who BIGINT REFERENCES accounts_user)")
         other.query("UPDATE accounts_user SET username = 'alicia'")
         users = "SELECT username FROM accounts_user"
 
-        refused = run(other, "restore", str(used.backup))
+        refused = other.run("restore", str(used.backup))
         assert refused.returncode == 1
         assert "--force" in refused.stderr
         assert other.query(users) == [("alicia",)]
 
-        done = run(other, "restore", str(used.backup), "--force")
+        done = other.run("restore", str(used.backup), "--force")
         assert done.returncode == 0, done.stderr
         assert other.query(users) == [("alice",)]
         assert "newer" not in rows(other.database_url)
@@ -201,12 +187,12 @@ class TestBackups:
         self, used: Installation, tmp_path: Path
     ) -> None:
         other = used.another(tmp_path)
-        run(other, "restore", str(used.backup))
+        other.run("restore", str(used.backup))
         other.query("DROP TABLE rag_chunk")
         other.query("CREATE TYPE rag_chunk AS (in_the_way text)")
         before = rows(other.database_url)
 
-        done = run(other, "restore", str(used.backup), "--force")
+        done = other.run("restore", str(used.backup), "--force")
 
         assert done.returncode == 1
         assert "could not be restored" in done.stderr
@@ -220,7 +206,7 @@ class TestBackups:
         broken = tmp_path / "broken.dump"
         broken.write_bytes(content[: int(kept * len(content))])
 
-        done = run(used.server, "restore", str(broken), "--force")
+        done = used.server.run("restore", str(broken), "--force")
 
         assert done.returncode == 1
         assert "not a whole backup" in done.stderr
@@ -229,7 +215,7 @@ class TestBackups:
     def test_a_dry_run_changes_nothing(self, used: Installation) -> None:
         before = rows(used.server.database_url)
 
-        done = run(used.server, "restore", str(used.backup), "--force", "--dry-run")
+        done = used.server.run("restore", str(used.backup), "--force", "--dry-run")
 
         assert "can be restored" in done.stdout
         assert rows(used.server.database_url) == before
@@ -245,14 +231,14 @@ class TestBackups:
         config: dict[str, Any] = {"database": {"url": url}, "jwt": secret}
         by_socket = ServeProcess(tmp_path, config=config)
 
-        done = run(by_socket, "backup", str(tmp_path / "monday.dump"))
+        done = by_socket.run("backup", str(tmp_path / "monday.dump"))
 
         assert done.returncode == 0, done.stderr
         assert postgresql_server.PASSWORD not in done.stdout + done.stderr
 
 
 def test_doctor_finds_it_sound(used: Installation) -> None:
-    done = run(used.server, "doctor")
+    done = used.server.run("doctor")
 
     assert done.returncode == 0, done.stdout
     assert "PostgreSQL is reached and up to date" in done.stdout
@@ -266,18 +252,18 @@ def test_a_damaged_index_is_found_and_mended(used: Installation) -> None:
     before = used.server.query(chunks)
     used.server.query("UPDATE rag_chunk SET terms = '', embedding = '\\x00'")
 
-    refused = run(used.server, "check_index")
-    mended = run(used.server, "check_index", "--repair")
+    refused = used.server.run("check_index")
+    mended = used.server.run("check_index", "--repair")
 
     assert refused.returncode == 1
     assert used.document in refused.stdout
     assert "What could be mended was mended." in mended.stdout, mended.stderr
     assert used.server.query(chunks) == before
-    assert run(used.server, "check_index").returncode == 0
+    assert used.server.run("check_index").returncode == 0
 
 
 def test_the_key_that_is_derived_cannot_be_rotated(used: Installation) -> None:
-    done = run(used.server, "rotate_field_keys")
+    done = used.server.run("rotate_field_keys")
 
     assert done.returncode == 1
     assert "derived from jwt.secret" in done.stderr
@@ -291,7 +277,7 @@ def test_answers_of_the_dead_are_ended(used: Installation) -> None:
         " WHERE role = 'assistant'"
     )
 
-    assert run(used.server, "recover_answers").stdout == "1 answers were ended.\n"
+    assert used.server.run("recover_answers").stdout == "1 answers were ended.\n"
 
     ended = "SELECT status FROM conversations_message WHERE role = 'assistant'"
     assert used.server.query(ended) == [("interrupted",)]
@@ -299,10 +285,10 @@ def test_answers_of_the_dead_are_ended(used: Installation) -> None:
 
 def test_old_conversations_are_removed(used: Installation, tmp_path: Path) -> None:
     other = used.another(tmp_path)
-    run(other, "restore", str(used.backup))
+    other.run("restore", str(used.backup))
     other.query("UPDATE conversations_conversation SET updated_at = '2000-01-01'")
 
-    done = run(other, "prune_conversations", "--older-than", "90d")
+    done = other.run("prune_conversations", "--older-than", "90d")
 
     assert done.stdout == "1 conversations were removed.\n"
     assert other.query("SELECT count(*) FROM conversations_message") == [(0,)]
