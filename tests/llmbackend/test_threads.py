@@ -12,6 +12,7 @@ import pytest
 from django.db import connection
 
 from llmbackend.threads import DatabaseThreads
+from tests.chat.eventually import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -24,7 +25,7 @@ def open_connections() -> int:
 
 @asynccontextmanager
 async def pool(*, size: int, idle: int) -> AsyncIterator[DatabaseThreads]:
-    threads = DatabaseThreads(name="tested", size=size, idle=idle)
+    threads = DatabaseThreads(name="tested", size=size, idle=idle, linger=0.05)
     yield threads
     threads.close()
 
@@ -90,18 +91,29 @@ async def test_idle_threads_beyond_the_limit_close_theirs() -> None:
     before = open_connections()
     async with pool(size=4, idle=2) as threads:
         await busy(threads, 4)
-        assert open_connections() == before + 2
+        assert eventually(lambda: open_connections() == before + 2)
 
         await busy(threads, 4)
-        assert open_connections() == before + 2
+        assert eventually(lambda: open_connections() == before + 2)
 
 
-async def test_without_idle_connections_each_job_has_a_new_one() -> None:
+async def test_what_was_busy_last_keeps_its_connection() -> None:
+    before = open_connections()
+    async with pool(size=4, idle=1) as threads:
+        await busy(threads, 4)
+        last = await threads.run(query)
+        assert eventually(lambda: open_connections() == before + 1)
+
+        assert await threads.run(query) == last
+        assert open_connections() == before + 1
+
+
+async def test_without_idle_connections_an_idle_thread_has_none() -> None:
     before = open_connections()
     async with pool(size=2, idle=0) as threads:
         await threads.run(query)
 
-        assert open_connections() == before
+        assert eventually(lambda: open_connections() == before)
 
 
 async def test_a_connection_is_replaced_after_its_lifetime() -> None:
