@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 
@@ -47,9 +47,9 @@ class Watchdog:
         self._timer: asyncio.TimerHandle | None = None
         self._interrupted = False
 
-    async def read(self, chunks: AsyncGenerator[bytes, None]) -> bytes:
+    async def read(self, read: Callable[[], Awaitable[bytes]]) -> bytes:
         """
-        The next bytes, empty at the end of the stream.
+        What `read` returns: the next bytes, empty at the end of the stream.
 
         Raise TimeoutError when they do not come in time.
         """
@@ -59,7 +59,7 @@ class Watchdog:
         if self._timer is None:
             self._timer = self._loop.call_at(self._due(), self._look)
         try:
-            return await anext(chunks, b"")
+            return await read()
         except asyncio.CancelledError:
             if self._interrupted and self._task.uncancel() <= cancelling:
                 raise TimeoutError from None

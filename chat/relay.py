@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from random import SystemRandom
 from typing import Any
 
-import httpx2
+import aiohttp
 
 from chat.completion import Completion, Delta, Finish, Usage
 from chat.deadlines import Deadlines, Watchdog
@@ -96,7 +96,7 @@ async def relay(
         yield answer.completion.outcome()
         await answer.drain()
     finally:
-        await answer.aclose()
+        answer.close()
 
 
 class _Call:
@@ -149,10 +149,10 @@ class _Call:
         try:
             return answer, await answer.first()
         except BaseException:
-            await answer.aclose()
+            answer.close()
             raise
 
-    async def _post(self) -> httpx2.Response:
+    async def _post(self) -> aiohttp.ClientResponse:
         return await self.client.open_stream(
             _body(self.request), api_key=self.api_key, connect=self.deadlines.connect
         )
@@ -181,14 +181,14 @@ class _Call:
 class _Answer:
     """One response of the provider, from its headers to its last byte."""
 
-    def __init__(self, call: _Call, response: httpx2.Response) -> None:
+    def __init__(self, call: _Call, response: aiohttp.ClientResponse) -> None:
         self.call = call
         self.completion = Completion(
             max_characters=call.limits.answer_characters,
             max_line=call.limits.line_bytes,
         )
         self._response = response
-        self._chunks = response.aiter_raw()
+        self._read = response.content.readany
         self._watchdog = Watchdog(silence=call.deadlines.silence, ends_at=call.ends_at)
 
     async def first(self) -> Delta | None:
@@ -198,17 +198,17 @@ class _Answer:
             raise ProviderProtocol
         completion = self.completion
         while not completion.ended and not completion.finish_reason:
-            delta = self._take(await anext(self._chunks, b""))
+            delta = self._take(await self._read())
             if delta:
                 return delta
         if completion.was_cut:
-            raise httpx2.RemoteProtocolError("the stream ended before its first token")
+            raise aiohttp.ClientPayloadError("the stream ended before its first token")
         return None
 
     async def read(self) -> Delta | None:
         """What the next read adds; a failure after the finish is an end."""
         try:
-            data = await self._watchdog.read(self._chunks)
+            data = await self._watchdog.read(self._read)
         except (TimeoutError, *FAILURES) as exc:
             if not self.completion.finish_reason:
                 raise self._broken(exc) from None
@@ -242,16 +242,13 @@ class _Answer:
             return
         with suppress(TimeoutError, *FAILURES):
             async with asyncio.timeout(DRAIN_SECONDS):
-                async for _ in self._chunks:
+                while await self._read():
                     pass
 
-    async def aclose(self) -> None:
-        """Close the connection, or give it back if the stream came to its end."""
+    def close(self) -> None:
+        """Close the connection, unless the stream came to its end and gave it back."""
         self._watchdog.close()
-        try:
-            await self._chunks.aclose()
-        finally:
-            await self._response.aclose()
+        self._response.close()
 
 
 def _body(request: ModelRequest) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from llmbackend.threads import DatabaseThreads
 from llmbackend.token_counts import tokens
 
 FAILED = Message.Status.FAILED
+AT_ONCE = 10_000
 
 
 async def counted(written: Written, *, answer: LiveAnswer, turn: Turn) -> Written:
@@ -26,8 +27,7 @@ async def counted(written: Written, *, answer: LiveAnswer, turn: Turn) -> Writte
     if now is None and answer.sent is not None and not _was_refused(written, answer):
         received = answer.since(answer.start)
         text = received.text + received.reasoning if received else ""
-        # On another thread: a long prompt takes some milliseconds.
-        now = await asyncio.to_thread(estimate, answer.sent, text)
+        now = await estimated(answer.sent, text)
     before = Usage(turn.prompt_tokens, turn.completion_tokens, turn.tokens_estimated)
     if now is None:
         return replace(written, usage=before) if before.prompt_tokens else written
@@ -55,6 +55,14 @@ async def with_left(
 def _was_refused(written: Written, answer: LiveAnswer) -> bool:
     """Whether it failed before the provider wrote anything, which costs nothing."""
     return written.status == FAILED and answer.cursor == answer.start
+
+
+async def estimated(sent: Sequence[Mapping[str, str]], received: str) -> Usage:
+    """`estimate`; on another thread where it takes more than a millisecond."""
+    size = sum(len(message["content"]) for message in sent) + len(received)
+    if size < AT_ONCE:
+        return estimate(sent, received)
+    return await asyncio.to_thread(estimate, sent, received)
 
 
 def estimate(sent: Sequence[Mapping[str, str]], received: str) -> Usage:

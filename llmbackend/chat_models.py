@@ -9,6 +9,7 @@ from llmbackend import providers
 from llmbackend.config import Config, Provider
 from llmbackend.crypto import origin_of, unseal
 from llmbackend.local.provider import LocalProvider
+from llmbackend.local.weights import is_chat_model
 from llmbackend.patterns import matches
 from llmbackend.providers import Clients, Connection
 
@@ -33,12 +34,17 @@ def local_provider(config: Config) -> LocalProvider:
     return LocalProvider(config.local, run_dir=config.sqlite.path.parent)
 
 
+def is_embedded(model: str, *, config: Config) -> bool:
+    """Whether the embedded provider answers for `model`, installed or not."""
+    return is_chat_model(model, chat_model_path=config.local.chat_model_path)
+
+
 def provider_for(model: str, *, config: Config) -> Provider:
     """
     Who serves `model`: the embedded provider its own names, installed or not, else the
     first whose pattern matches. Raises UnknownModel.
     """
-    if model == QUOTE or local_provider(config).serves(model):
+    if model == QUOTE or is_embedded(model, config=config):
         return LOCAL
     return providers.provider_for(model, config=config)
 
@@ -57,7 +63,7 @@ def configured_name(model: str, *, config: Config) -> str:
 
     There are as many of these as the config has; "other" is what it has no more.
     """
-    if model == QUOTE or local_provider(config).serves(model):
+    if model == QUOTE or is_embedded(model, config=config):
         return model.casefold()
     patterns = (p for provider in config.providers for p in provider.chat_models)
     return next((p for p in patterns if matches(model, p)), "other")
@@ -65,9 +71,8 @@ def configured_name(model: str, *, config: Config) -> str:
 
 def context_window(model: str, *, config: Config) -> int:
     """Tokens that prompt and answer may have together."""
-    local = local_provider(config)
-    if local.serves(model):
-        return local.context_window
+    if is_embedded(model, config=config):
+        return local_provider(config).context_window
     patterns = config.chat.context_windows.items()
     matching = (size for pattern, size in patterns if matches(model, pattern))
     return next(matching, config.chat.context_window)

@@ -7,11 +7,13 @@ import json
 import logging
 import math
 import re
+import ssl
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import cache, lru_cache
 from typing import Any
 
 import aiohttp
@@ -19,6 +21,7 @@ import httpx2
 import msgspec
 import openai
 from openai import AsyncOpenAI, DefaultAioHttpClient, Omit
+from yarl import URL
 
 from llmbackend.config import Config, Provider
 from llmbackend.errors import (
@@ -37,6 +40,8 @@ logger = logging.getLogger(__name__)
 FAILURES = (openai.OpenAIError, httpx2.HTTPError, aiohttp.ClientError)
 
 CONNECTIONS = 4096
+# Seconds that an idle connection is kept.
+KEPT_ALIVE = 60.0
 COMPLAINT_BYTES = 16 * 1024
 COMPLAINT_SECONDS = 2.0
 LOGGED_CHARACTERS = 500
@@ -66,20 +71,36 @@ class ProviderClient(AsyncOpenAI):
     """
     The SDK's client, which also opens a stream without the SDK's way there.
 
-    That way costs .4 ms of every answer, for what the transport's hooks do here.
+    What lies on that way costs as much as all else about an answer. A stream is asked
+    for and read by aiohttp, on which the SDK stands here as well.
     """
 
-    def __init__(self, *, base_url: str, transport: httpx2.AsyncClient) -> None:
+    def __init__(self, *, base_url: str) -> None:
+        """Belongs to the running event loop."""
         super().__init__(
             api_key="given with each request",
             base_url=base_url,
             max_retries=0,
-            http_client=transport,
+            http_client=DefaultAioHttpClient(
+                trust_env=False,
+                follow_redirects=False,
+                verify=_ssl_context(),
+                limits=httpx2.Limits(
+                    max_connections=CONNECTIONS, keepalive_expiry=KEPT_ALIVE
+                ),
+                event_hooks={"response": [_refuse_failures]},
+            ),
+        )
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=CONNECTIONS, keepalive_timeout=KEPT_ALIVE, ssl=_ssl_context()
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
         )
         # The SDK takes these from the environment; they are not for every provider.
         self.organization = self.project = None
-        self._transport = transport
-        self._stream_url = self.base_url.join("chat/completions")
+        self._stream_url = URL(str(self.base_url.join("chat/completions")))
         self._stream_headers = {
             "Accept": "application/json",
             # The bytes are read raw; compressed ones would have no bound.
@@ -90,26 +111,47 @@ class ProviderClient(AsyncOpenAI):
 
     async def open_stream(
         self, body: Mapping[str, Any], *, api_key: str, connect: float
-    ) -> httpx2.Response:
+    ) -> aiohttp.ClientResponse:
         """
         Post `body` to /chat/completions; the response, its bytes not read yet.
 
-        `connect`: seconds for a connection, whether new or from the pool. Raises
-        FAILURES, and ProviderAuth for a key no header can hold.
+        `connect`: seconds for a connection, whether new or from the pool. Close the
+        response, or read it to its end. Raises FAILURES, and ProviderAuth for a key no
+        header can hold.
         """
         headers = self._stream_headers.copy()
         if api_key:
             headers["Authorization"] = _bearer(api_key)
-        request = httpx2.Request(
-            "POST",
+        response = await self._session.post(
             self._stream_url,
-            content=msgspec.json.encode(body),
+            data=msgspec.json.encode(body),
             headers=headers,
-            extensions={
-                "timeout": httpx2.Timeout(None, connect=connect, pool=connect).as_dict()
-            },
+            allow_redirects=False,
+            timeout=_connecting_within(connect),
         )
-        return await self._transport.send(request, stream=True, follow_redirects=False)
+        if not 200 <= response.status < 300:
+            try:
+                said = await _complaint(response.content.iter_any())
+            finally:
+                response.close()
+            raise _status_error(_as_sdk_knows_it(response), said)
+        return response
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._session.close()
+        await super().close()
+
+
+@lru_cache(maxsize=8)
+def _connecting_within(seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(connect=seconds, sock_connect=seconds)
+
+
+@cache
+def _ssl_context() -> ssl.SSLContext:
+    """What all clients know providers by."""
+    return httpx2.create_ssl_context(trust_env=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +177,8 @@ class Clients:
         """The provider's client, made at the first call."""
         client = self._clients.get(provider.base_url)
         if client is None:
-            client = self._clients[provider.base_url] = _client(provider.base_url)
+            client = ProviderClient(base_url=provider.base_url)
+            self._clients[provider.base_url] = client
         return client
 
     async def aclose(self) -> None:
@@ -216,37 +259,32 @@ def log_complaint(said: str, *, provider: str, api_key: str) -> None:
     logger.warning("Provider %s failed: %r", provider, said)
 
 
-def _client(base_url: str) -> ProviderClient:
-    transport = DefaultAioHttpClient(
-        trust_env=False,
-        follow_redirects=False,
-        limits=httpx2.Limits(max_connections=CONNECTIONS, keepalive_expiry=60.0),
-        event_hooks={"response": [_refuse_failures]},
-    )
-    return ProviderClient(base_url=base_url, transport=transport)
-
-
 async def _refuse_failures(response: httpx2.Response) -> None:
     """
     Raise the SDK's status error for any answer but 2xx, a redirect too.
 
     The SDK would read, and decompress, an error's body without a bound.
     """
-    if response.is_success:
-        return
-    said = await _complaint(response)
-    body = _error_object(said)
+    if not response.is_success:
+        said = await _complaint(response.aiter_raw())
+        raise _status_error(response, said)
+
+
+def _status_error(response: httpx2.Response, said: bytes) -> openai.APIStatusError:
     message = f"HTTP {response.status_code}: {said.decode('utf-8', 'replace')}"
-    raise openai.APIStatusError(message, response=response, body=body)
+    return openai.APIStatusError(message, response=response, body=_error_object(said))
 
 
-async def _complaint(response: httpx2.Response) -> bytes:
+def _as_sdk_knows_it(response: aiohttp.ClientResponse) -> httpx2.Response:
+    request = httpx2.Request(response.method, str(response.url))
+    headers = list(response.raw_headers)
+    return httpx2.Response(response.status, headers=headers, request=request)
+
+
+async def _complaint(chunks: AsyncIterator[bytes]) -> bytes:
     said = bytearray()
     try:
-        async with (
-            asyncio.timeout(COMPLAINT_SECONDS),
-            aclosing(response.aiter_raw()) as chunks,
-        ):
+        async with asyncio.timeout(COMPLAINT_SECONDS):
             async for chunk in chunks:
                 said += chunk
                 if len(said) >= COMPLAINT_BYTES:

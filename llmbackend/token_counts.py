@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-# Han with its extensions, kana, hangul, CJK punctuation and full-width forms.
+# Runs of Han with its extensions, kana, hangul, CJK punctuation, full-width forms.
 _CJK = re.compile(
     "[\u1100-\u11ff\u2e80-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff"
-    "\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff]"
+    "\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff]+"
 )
 
 
@@ -17,8 +17,8 @@ def tokens(text: str) -> int:
     >>> tokens("你好"), tokens("hello world")
     (2, 4)
     """
-    cjk = 0 if text.isascii() else len(_CJK.findall(text))
-    return cjk + -(-(len(text) - cjk) * 3 // 10)
+    others = len(text if text.isascii() else _CJK.sub("", text))
+    return len(text) - others + -(-others * 3 // 10)
 
 
 def has_cjk(text: str) -> bool:

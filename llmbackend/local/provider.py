@@ -15,12 +15,12 @@ from llmbackend.local.e5_weights import E5_SMALL, find_e5_weights
 from llmbackend.local.engine import CONTEXT
 from llmbackend.local.order import Order
 from llmbackend.local.weights import (
-    SMOLLM2,
     Models,
     Weights,
     chat_model_name,
     engine_installed,
     find_chat_weights,
+    is_chat_model,
 )
 
 _PAUSE_AFTER_FAILURE = 5
@@ -73,8 +73,7 @@ class LocalProvider:
 
     def serves(self, model: str) -> bool:
         """Whether `model` is an embedded model's name, installed or not."""
-        names = {SMOLLM2.casefold(), self.chat_model_name().casefold()}
-        return model.casefold() in names
+        return is_chat_model(model, chat_model_path=self._config.chat_model_path)
 
     def chat_models(self) -> tuple[str, ...]:
         """The chat models that can be used now."""

@@ -52,6 +52,7 @@ class Models:
         return [model.name for model in (self.chat, self.embedding) if model]
 
 
+@functools.cache
 def chat_model_name(chat_model_path: str) -> str:
     """
     The model name under which a GGUF is served; an empty path means SmolLM2.
@@ -60,6 +61,12 @@ def chat_model_name(chat_model_path: str) -> str:
     'Qwen3-4B-Q4_K_M'
     """
     return Path(chat_model_path).stem if chat_model_path else SMOLLM2
+
+
+def is_chat_model(model: str, *, chat_model_path: str) -> bool:
+    """Whether `model` is an embedded chat model's name, installed or not."""
+    names = SMOLLM2, chat_model_name(chat_model_path)
+    return any(model.casefold() == name.casefold() for name in names)
 
 
 @functools.cache
