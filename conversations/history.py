@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from accounts.models import User
 from conversations.models import Conversation, Message, check_id
@@ -18,8 +19,7 @@ FORM = 2
 STREAMING = Message.Status.STREAMING
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class Said(msgspec.Struct, frozen=True):
     """
     A message as a reader of history sees it.
 
@@ -127,10 +127,9 @@ def closed_path(conversation: Conversation, *, leaf_id: int | None) -> list[Said
     key = cache_key(conversation.owner_id, conversation.pk, conversation.version)
     cached = cache.get(key)
     if cached is not None:
-        return [Said(**row) for row in cached]
+        return msgspec.convert(cached, list[Said])
     path = _path_from_database(conversation.pk, leaf_id)
-    rows = [_as_row(message) for message in path]
-    stored = cache.put(key, rows, seconds=CACHE_SECONDS)
+    stored = cache.put(key, path, seconds=CACHE_SECONDS)
     # A deletion since the first read has already dropped what was cached by then.
     if stored and not Conversation.objects.filter(pk=conversation.pk).exists():
         cache.forget([key])
@@ -148,35 +147,30 @@ def cache_key(owner_id: int, conversation_id: int, version: int) -> str:
     return cache.owned_key(owner_id, name)
 
 
-def _as_row(message: Said) -> dict[str, Any]:
-    return {name: getattr(message, name) for name in Said.__slots__}
-
-
 def _path_from_database(conversation_id: int, leaf_id: int) -> list[Said]:
-    rows = {}
+    nodes = {}
     versions: dict[int | None, list[int]] = {}
-    for pk, parent_id, number, *fields in _MESSAGES.rows(conversation=conversation_id):
-        rows[pk] = parent_id, number, fields
+    for row in _MESSAGES.rows(conversation=conversation_id):
+        pk, parent_id, number, *_ = row
+        nodes[pk] = row
         versions.setdefault(parent_id, []).append(number)
     path = []
-    node = rows.get(leaf_id)
+    node = nodes.get(leaf_id)
     while node is not None:
-        parent_id, number, fields = node
-        siblings = versions[parent_id]
-        path.append(
-            Said(
-                message_id=number,
-                **dict(zip(_FIELDS, fields, strict=True)),
-                siblings=sorted(siblings) if len(siblings) > 1 else [],
-            )
-        )
-        node = rows.get(parent_id)
+        _, parent_id, *shown = node
+        siblings = versions[parent_id] if len(versions[parent_id]) > 1 else []
+        path.append(Said(*shown, sorted(siblings)))  # type: ignore[call-arg]
+        node = nodes.get(parent_id)
     return path[::-1]
 
 
-_FIELDS = ("role", "content", "status", "finish_reason", "sources")
+# In the order of what Said is made of.
 _MESSAGES = Select(
     lambda: Message.objects.filter(
         conversation=given(Message, "conversation")
-    ).values_list("pk", "parent_id", "number", *_FIELDS)
+    ).values_list(
+        "pk",
+        "parent_id",
+        *("number", "role", "content", "status", "finish_reason", "sources"),
+    )
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date, timedelta
 from typing import Any
 
@@ -82,6 +83,15 @@ class PageSerializer(serializers.Serializer[Any]):
     limit = serializers.IntegerField(
         required=False, min_value=1, max_value=LONGEST_PAGE
     )
+
+    @classmethod
+    def fields_of(cls, query: Mapping[str, Any]) -> dict[str, Any]:
+        """What is asked for, mostly nothing; raises ValidationError."""
+        if not query:
+            return {}
+        asked = cls(data=query)
+        asked.is_valid(raise_exception=True)
+        return dict(asked.validated_data)
 
 
 class ListSerializer(PageSerializer):

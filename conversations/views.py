@@ -78,13 +78,12 @@ class ConversationViewSet(viewsets.ViewSet):
         return Response(body, headers={"Cache-Control": "no-store"})
 
     def list(self, request: Request) -> Response:
-        asked = ListSerializer(data=request.query_params)
-        asked.is_valid(raise_exception=True)
-        before, limit = (asked.validated_data.get(n) for n in ("before", "limit"))
+        asked = ListSerializer.fields_of(request.query_params)
+        limit = asked.get("limit")
         # One more than the page, to know whether it is the last.
         found = listed(
             owner=cast(User, request.user),
-            before=before,
+            before=asked.get("before"),
             limit=None if limit is None else limit + 1,
         )
         page = found[:limit]
@@ -130,16 +129,15 @@ class ConversationViewSet(viewsets.ViewSet):
         return Response(conversation_body(conversation))
 
     def history(self, request: Request, conversation_id: str) -> Response:
-        asked = HistorySerializer(data=request.query_params)
-        asked.is_valid(raise_exception=True)
+        asked = HistorySerializer.fields_of(request.query_params)
         conversation, messages = history(
             user=cast(User, request.user), conversation_id=as_id(conversation_id)
         )
         page = page_of(
             conversation,
             messages,
-            before=asked.validated_data.get("before_message_id"),
-            limit=asked.validated_data.get("limit"),
+            before=asked.get("before_message_id"),
+            limit=asked.get("limit"),
         )
         more = bool(page) and page[0] is not messages[0]
         body = {

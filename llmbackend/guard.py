@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from django.http.request import split_domain_port, validate_host
@@ -96,6 +97,8 @@ class Guard:
         self._default_limit = default_limit
         self._body_pause = body_pause
         self._body_patience = body_patience
+        # Hosts and addresses come again and again, and take a while to check.
+        self._is_our_domain = lru_cache(maxsize=256)(self._is_among_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -127,7 +130,7 @@ class Guard:
             if is_preflight(scope, headers):
                 await exchange.answer(204, headers=PREFLIGHT_HEADERS)
                 return
-            exchange.refuse_declared_size(headers)
+            exchange.declare(headers)
             inner = self._as_believed(scope, client)
             await self._application(inner, exchange.receive, exchange.send)
         except Exception as exc:  # noqa: BLE001  The last handler there is.
@@ -173,7 +176,9 @@ class Guard:
         return {**scope, "headers": headers, "client": (client, 0)}
 
     def _is_our_host(self, headers: dict[bytes, bytes]) -> bool:
-        host = headers.get(b"host", b"").decode("latin-1")
+        return self._is_our_domain(headers.get(b"host", b"").decode("latin-1"))
+
+    def _is_among_hosts(self, host: str) -> bool:
         domain, _ = split_domain_port(host)
         return bool(domain) and validate_host(domain, list(self._hosts))
 
@@ -213,7 +218,7 @@ class Exchange:
         *,
         client: str,
         limit: int,
-        pause: float,
+        pause: float | None,
         patience: float,
         extra: list[tuple[bytes, bytes]],
     ) -> None:
@@ -231,10 +236,14 @@ class Exchange:
         self.began = time.monotonic()
         self.status = 0
 
-    def refuse_declared_size(self, headers: dict[bytes, bytes]) -> None:
-        declared = headers.get(b"content-length", b"")
+    def declare(self, headers: dict[bytes, bytes]) -> None:
+        """Take in what a request says of its body; raises TooLarge."""
+        declared = headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > self._limit:
             raise TooLarge
+        # What has no body to wait for is spared the timer.
+        if self.method == "GET" and declared == b"0":
+            self._pause = None
 
     async def receive(self) -> dict[str, Any]:
         """The next part of the body, which must keep coming and stay within bounds."""
@@ -347,6 +356,7 @@ def peer_of(scope: Scope) -> str:
     return plain_address((scope.get("client") or ("-", 0))[0])
 
 
+@lru_cache(maxsize=1024)
 def plain_address(text: str) -> str:
     """
     One spelling for one address; "-" for what is none.

@@ -8,6 +8,7 @@ import math
 import sys
 from typing import IO, Any
 
+import msgspec
 from django.core.exceptions import (
     BadRequest,
     PermissionDenied,
@@ -19,6 +20,7 @@ from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions as drf
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.parsers import BaseParser
+from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.utils import json as strict_json
@@ -189,6 +191,33 @@ def server_error(request: HttpRequest) -> JsonResponse:
     """Django's handler500, for what is no DRF view: the admin."""
     logger.error("Unhandled error in a page", exc_info=sys.exc_info()[1])
     return error_response(errors.Internal())
+
+
+class JSONRenderer(BaseRenderer):
+    """Writes every body as compact JSON in UTF-8."""
+
+    media_type = "application/json"
+    format = "json"
+    charset = None
+
+    def render(
+        self, data: Any, media_type: str | None = None, context: Any = None
+    ) -> bytes:
+        return b"" if data is None else msgspec.json.encode(data)
+
+
+class JSONNegotiation(DefaultContentNegotiation):
+    """DRF's, which takes a tenth of a request's time, where there is a question."""
+
+    def select_renderer(
+        self, request: Request, renderers: Any, format_suffix: str | None = None
+    ) -> tuple[Any, str]:
+        if request.META.get("HTTP_ACCEPT", "*/*") == "*/*":
+            return renderers[0], renderers[0].media_type
+        found: tuple[Any, str] = super().select_renderer(
+            request, renderers, format_suffix
+        )
+        return found
 
 
 class OneForm(DefaultContentNegotiation):

@@ -98,7 +98,7 @@ if CONFIG.redis.address:
             "KEY_PREFIX": "llmbackend",
             "OPTIONS": {
                 "PASSWORD": CONFIG.redis.password,
-                "SERIALIZER": "django_redis.serializers.json.JSONSerializer",
+                "SERIALIZER": "llmbackend.cache.Serializer",
                 "SOCKET_CONNECT_TIMEOUT": 1,
                 "SOCKET_TIMEOUT": 1,
             },
@@ -119,7 +119,8 @@ AUTH_PASSWORD_VALIDATORS = [
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.authentication.BearerAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["accounts.permissions.InScope"],
-    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_RENDERER_CLASSES": ["llmbackend.http.JSONRenderer"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "llmbackend.http.JSONNegotiation",
     "DEFAULT_PARSER_CLASSES": ["llmbackend.http.JSONParser"],
     # ?format= is ours: of an export, and of a stream.
     "URL_FORMAT_OVERRIDE": None,

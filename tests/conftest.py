@@ -283,7 +283,7 @@ def redis(
                 "KEY_PREFIX": "llmbackend",
                 "OPTIONS": {
                     "PASSWORD": REDIS_PASSWORD,
-                    "SERIALIZER": "django_redis.serializers.json.JSONSerializer",
+                    "SERIALIZER": "llmbackend.cache.Serializer",
                     "SOCKET_CONNECT_TIMEOUT": REDIS_TIME_OUT,
                     "SOCKET_TIMEOUT": REDIS_TIME_OUT,
                 },
