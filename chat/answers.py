@@ -9,31 +9,38 @@ import uuid
 from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
-from accounts.grants import CHAT
-from accounts.tokens import Claims, user_for
+from accounts.tokens import Claims
 from chat.asks import Ask, Watch
 from chat.broadcast import Broadcast
 from chat.connections import Connections
-from chat.event_ids import Position, position
+from chat.event_ids import position
 from chat.events import Cursor, Opening
 from chat.following import Followed, copy_of
-from chat.grounded import Grounding, base_for, room_for
+from chat.grounded import Grounding
+from chat.hops import (
+    find_and_mark,
+    find_answer,
+    find_conversation,
+    open_and_find_base,
+    with_turn,
+)
 from chat.live import LiveAnswer
 from chat.measures import note_end
 from chat.ticker import Ticker, clean_up
 from chat.titling import Titles
 from chat.usage import counted, with_left
 from chat.writing import Written, write
-from conversations.models import Conversation, Message
-from conversations.stored import StoredAnswer, stored_answer
-from conversations.turns import Outcome, Turn, close_turn, open_turn, request_stop
+from conversations.models import Message
+from conversations.turns import Outcome, Turn, close_turn
 from conversations.writers import Held
 from llmbackend.chat_models import Providers
+from llmbackend.commits import Commits
 from llmbackend.errors import Interrupted, LLMBackendError, NotFound, ServerRestarting
 from llmbackend.threads import DatabaseThreads
 from rag.indexes import Base
@@ -65,11 +72,17 @@ class Answers:
     """
 
     def __init__(
-        self, *, threads: DatabaseThreads, providers: Providers, knowledge: Knowledge
+        self,
+        *,
+        threads: DatabaseThreads,
+        commits: Commits,
+        providers: Providers,
+        knowledge: Knowledge,
     ) -> None:
         self.writer = uuid.uuid4()
         self.draining = False
         self._threads = threads
+        self._commits = commits
         self._providers = providers
         self._knowledge = knowledge
         self._live: dict[int, LiveAnswer] = {}
@@ -126,9 +139,10 @@ class Answers:
             raise
 
     async def _begin(self, claims: Claims, ask: Ask) -> Reading:
-        turn, base = await self._threads.run(
+        opening = partial(
             open_and_find_base, claims=claims, ask=ask, writer=self.writer
         )
+        turn, base = await self._commits.run(opening, with_turn)
         if isinstance(turn, str):
             again = Watch(
                 conversation_id=ask.conversation_id, last_event_id=turn, replay=True
@@ -293,13 +307,16 @@ class Answers:
 
     async def _store(self, answer: LiveAnswer, turn: Turn, written: Written) -> bool:
         """Commit the end; while the database is away, hold it in memory a minute."""
-        outcome = _outcome(answer, written)
+        closing = partial(
+            close_turn,
+            turn=turn,
+            writer=self.writer,
+            outcome=_outcome(answer, written),
+        )
         give_up_at = time.monotonic() + STORE_FOR
         while True:
             try:
-                return await self._threads.run(
-                    close_turn, turn=turn, writer=self.writer, outcome=outcome
-                )
+                return await self._commits.run(closing)
             except (OperationalError, InterfaceError) as exc:
                 if time.monotonic() > give_up_at:
                     logger.exception(
@@ -360,55 +377,6 @@ class Answers:
             await asyncio.wait(
                 self._tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED
             )
-
-
-def open_and_find_base(
-    *, claims: Claims, ask: Ask, writer: uuid.UUID
-) -> tuple[Turn | str, Base | None]:
-    """The one hop before an answer: who asks, of which base, and the two rows."""
-    user = user_for(claims, scope=CHAT)
-    # Looked up first: once the rows are there, nothing may keep them from an answer.
-    base = base_for(user, ask)
-    turn = open_turn(
-        user=user,
-        conversation_id=ask.conversation_id,
-        asked=ask.asked,
-        writer=writer,
-        key=ask.key,
-        passages=room_for(base, top_k=ask.top_k),
-    )
-    return turn, base
-
-
-def find_answer(
-    *, claims: Claims, watch: Watch, position: Position | None
-) -> StoredAnswer | None:
-    """The one hop before a stream is read; raises NotFound for an unknown message."""
-    found = stored_answer(
-        user=user_for(claims, scope=CHAT),
-        conversation_id=watch.conversation_id,
-        message_id=position.message_id if position else None,
-    )
-    if found is None and position is not None:
-        raise NotFound
-    return found
-
-
-def find_and_mark(
-    *, claims: Claims, conversation_id: int, message_id: int | None
-) -> tuple[int, int] | None:
-    """The one hop of a stop."""
-    return request_stop(
-        user=user_for(claims, scope=CHAT),
-        conversation_id=conversation_id,
-        message_id=message_id,
-    )
-
-
-def find_conversation(*, claims: Claims, conversation_id: int) -> None:
-    """Raise Unauthorized, Forbidden, or NotFound for what is not theirs."""
-    user = user_for(claims, scope=CHAT)
-    Conversation.objects.owned_by(user).fetch(conversation_id)
 
 
 def _opening(turn: Turn) -> Opening:

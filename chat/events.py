@@ -14,6 +14,9 @@ class Cursor(NamedTuple):
     text: int = 0
 
 
+START = Cursor()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
     """Which answer this is, and the passages it rests on; None without a base."""
@@ -51,6 +54,6 @@ class Ending:
     error: str = ""
     code: str = ""
     retryable: bool = False
-    cursor: Cursor = Cursor()
+    cursor: Cursor = START
     full_text: str = ""
     unknown_sources: Sequence[int] = ()

@@ -100,9 +100,9 @@ def open_turn(
     writer: uuid.UUID,
     key: Once | None = None,
     passages: int = 0,
-) -> Turn | str:
+) -> Opened | str:
     """
-    Commit a question and the empty answer `writer` will fill, or reopen an answer.
+    Store a question and the empty answer `writer` will fill, or reopen an answer.
 
     Where `key` did so before, nothing happens: what it made then is returned, as
     `made_by` puts it. `passages` is how many tokens a knowledge base may add to what is
@@ -117,6 +117,17 @@ def open_turn(
         if not interrupt_orphans(owner_id=user.pk):
             raise
         return opened()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """The rows of a turn as they are stored; `turn_of` makes it of them."""
+
+    conversation: Conversation
+    user: User
+    asked: Asked
+    rows: _Rows
+    titled: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -135,7 +146,7 @@ def _open_turn(
     writer: uuid.UUID,
     key: Once | None,
     passages: int,
-) -> Turn | str:
+) -> Opened | str:
     with transaction.atomic():
         conversation = _locked(user, conversation_id)
         user.grant.require_model(conversation.model)
@@ -161,21 +172,20 @@ def _open_turn(
             updated_at=now,
         )
         idempotency.settle(user, key, made=made_by(rows.answer))
-    # Redis is asked after the commit: a slow one must not hold the write lock.
+    return Opened(
+        conversation=conversation, user=user, asked=asked, rows=rows, titled=titled
+    )
+
+
+def turn_of(opened: Opened) -> Turn:
+    """
+    What it takes to answer.
+
+    To be called after the commit: a slow Redis must not hold the write lock.
+    """
+    conversation, user, rows = opened.conversation, opened.user, opened.rows
     path = closed_path(conversation, leaf_id=conversation.active_leaf_id)
     earlier = tuple(path[: rows.before])
-    return _turn(conversation, user, asked, rows, earlier, titled)
-
-
-def _turn(
-    conversation: Conversation,
-    user: User,
-    asked: Asked,
-    rows: _Rows,
-    earlier: tuple[Said, ...],
-    titled: str,
-) -> Turn:
-    """What it takes to answer, of rows that are stored."""
     answer = rows.answer
     return Turn(
         conversation_id=conversation.pk,
@@ -195,12 +205,12 @@ def _turn(
         text=answer.content,
         reasoning=answer.reasoning,
         sources=tuple(answer.sources),
-        continues=isinstance(asked, Continue),
+        continues=isinstance(opened.asked, Continue),
         first_token_at=answer.first_token_at,
         prompt_tokens=answer.prompt_tokens or 0,
         completion_tokens=answer.completion_tokens or 0,
         tokens_estimated=answer.tokens_estimated,
-        titled=titled,
+        titled=opened.titled,
         limits=limits_of(user),
     )
 

@@ -31,6 +31,7 @@ from django.urls import re_path
 from chat.answers import Answers
 from chat.routing import socket_routes, streaming_routes
 from llmbackend.chat_models import Providers
+from llmbackend.commits import Commits
 from llmbackend.config import Config
 from llmbackend.guard import BodyLimit, Guard
 from llmbackend.lag import LoopLag
@@ -46,6 +47,8 @@ PASSWORD_REQUESTS = (
     "DELETE /api/users/me",
     "POST /admin/login",
 )
+# Which write a row or two, and are many.
+SMALL_WRITES = ("POST /api/conversations/create",)
 SLOW_PATHS = (
     "/api/rag/doc/upload",
     "/api/conversations/import",
@@ -69,8 +72,12 @@ class Application:
         self.password_threads = DatabaseThreads(name="password", size=hashing, idle=0)
         self.providers = Providers(config)
         self.knowledge = Knowledge(self.providers, config=config)
+        commits = Commits(self.threads)
         self.answers = Answers(
-            threads=self.threads, providers=self.providers, knowledge=self.knowledge
+            threads=self.threads,
+            commits=commits,
+            providers=self.providers,
+            knowledge=self.knowledge,
         )
         self.lag = LoopLag()
         self._starting: asyncio.Task[None] | None = None
@@ -79,6 +86,8 @@ class Application:
             password_threads=self.password_threads,
             password_requests=PASSWORD_REQUESTS,
             passwords_at_once=hashing,
+            commits=commits,
+            small_writes=SMALL_WRITES,
             slow_paths=SLOW_PATHS,
             slow_at_once=max(1, size // 2),
         )

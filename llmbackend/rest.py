@@ -6,7 +6,9 @@ import asyncio
 import os
 import tempfile
 from collections.abc import Iterable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import ExitStack
+from functools import partial
+from io import BytesIO
 from typing import IO, Any
 from weakref import WeakValueDictionary
 
@@ -15,13 +17,16 @@ from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
 from django.core.handlers.exception import convert_exception_to_response
 from django.http import HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 
+from llmbackend.commits import Commits
 from llmbackend.threads import DatabaseThreads
 
 IN_MEMORY = 1 << 20
 
 Started = tuple[int, list[tuple[bytes, bytes]], bytes]
+Answered = tuple[ASGIRequest, HttpResponseBase]
 
 
 class ApiHandler(BaseHandler):
@@ -56,6 +61,8 @@ class RestApplication:
         password_threads: DatabaseThreads,
         password_requests: Iterable[str],
         passwords_at_once: int,
+        commits: Commits,
+        small_writes: Iterable[str],
         slow_paths: Iterable[str],
         slow_at_once: int,
     ) -> None:
@@ -63,7 +70,8 @@ class RestApplication:
         `password_requests`: such as "POST /api/users/login", for threads of their own.
 
         Of one client at most `passwords_at_once` wait for them, so that another's
-        request comes next, however many that client has sent.
+        request comes next, however many that client has sent. `small_writes` are
+        committed together with others.
         """
         self._api, self._pages = ApiHandler(), BaseHandler()
         self._api.load_middleware()
@@ -73,32 +81,39 @@ class RestApplication:
         self._password_requests = frozenset(password_requests)
         self._passwords_at_once = passwords_at_once
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._commits = commits
+        self._small_writes = frozenset(small_writes)
         self._slow_paths = frozenset(slow_paths)
         self._slow = asyncio.Semaphore(slow_at_once)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        threads, bound = self._way_of(scope)
-        # In memory up to 1 MiB, in an unnamed file beyond.
-        with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as body:
-            if not await receive_whole(receive, into=body):
-                return
-            async with bound:
-                answer = await threads.run(self.respond, scope, body)
+        body = await whole_body(receive)
+        if body is None:
+            return
+        with body:
+            answer = await self._answer(scope, body)
         status, headers, content = answer
         await send(
             {"type": "http.response.start", "status": status, "headers": headers}
         )
         await send({"type": "http.response.body", "body": content})
 
-    def _way_of(
-        self, scope: Any
-    ) -> tuple[DatabaseThreads, AbstractAsyncContextManager[Any]]:
-        """The threads that answer a request, and what it waits for before them."""
+    async def _answer(self, scope: Any, body: IO[bytes]) -> Started:
+        """Answer a request on the threads that it is for, when it is its turn."""
         path = scope["path"].rstrip("/")
-        if f"{scope['method']} {path}" in self._password_requests:
-            return self._password_threads, self._turn_of(scope)
+        request = f"{scope['method']} {path}"
+        if request in self._small_writes:
+            answered = partial(self.answered, scope, body)
+            return await self._commits.run(answered, finished)
+        respond = partial(self.respond, scope, body)
+        if request in self._password_requests:
+            async with self._turn_of(scope):
+                return await self._password_threads.run(respond)
         # What takes minutes must leave threads for what takes milliseconds.
-        return self._threads, self._slow if path in self._slow_paths else nullcontext()
+        if path in self._slow_paths:
+            async with self._slow:
+                return await self._threads.run(respond)
+        return await self._threads.run(respond)
 
     def _turn_of(self, scope: Any) -> asyncio.Semaphore:
         client = (scope.get("client") or ("-", 0))[0]
@@ -109,28 +124,38 @@ class RestApplication:
 
     def respond(self, scope: Any, body: IO[bytes]) -> Started:
         """Answer one request on this thread, body and all."""
-        set_script_prefix(scope.get("root_path", ""))
+        # Its receivers look after the thread's connection, as `finished` does.
         signals.request_started.send(sender=self.__class__, scope=scope)
+        return finished(self.answered(scope, body))
+
+    def answered(self, scope: Any, body: IO[bytes]) -> Answered:
+        """The same within a transaction of the caller's; to be `finished` after it."""
+        set_script_prefix(scope.get("root_path", ""))
         request = ASGIRequest(with_length(scope, body), body)
         handler = self._api if is_api(scope["path"]) else self._pages
-        response = handler.get_response(request)
-        try:
-            content = content_of(response)
-            headers = [
-                (name.encode("ascii"), value.encode("latin-1"))
-                for name, value in response.items()
-                if name != "Content-Length"
-            ]
-            headers.append((b"Content-Length", str(len(content)).encode()))
-            headers += [
-                (b"Set-Cookie", cookie.output(header="").strip().encode("ascii"))
-                for cookie in response.cookies.values()
-            ]
-        finally:
-            # Sends request_finished, which hands the connection back.
-            response.close()
-            request.close()
-        return response.status_code, headers, content
+        return request, handler.get_response(request)
+
+
+def finished(answered: Answered) -> Started:
+    """What is sent of a response."""
+    request, response = answered
+    try:
+        content = content_of(response)
+        headers = [
+            (name.encode("ascii"), value.encode("latin-1"))
+            for name, value in response.items()
+            if name != "Content-Length"
+        ]
+        headers.append((b"Content-Length", str(len(content)).encode()))
+        headers += [
+            (b"Set-Cookie", cookie.output(header="").strip().encode("ascii"))
+            for cookie in response.cookies.values()
+        ]
+    finally:
+        # Sends request_finished, which hands the connection back.
+        response.close()
+        request.close()
+    return response.status_code, headers, content
 
 
 def with_length(scope: Any, body: IO[bytes]) -> Any:
@@ -153,18 +178,22 @@ def content_of(response: Any) -> bytes:
     return content.content
 
 
-async def receive_whole(receive: Any, *, into: IO[bytes]) -> bool:
+async def whole_body(receive: Any) -> IO[bytes] | None:
     """
-    Copy the request's body; False when the client left before its end.
+    The request's body, in memory up to 1 MiB, in an unnamed file beyond.
 
-    Half a request must not be carried out.
+    None when the client left before its end: half a request must not be carried out.
     """
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return False
-        into.write(message.get("body", b""))
-        more = message.get("more_body", False)
-    into.seek(0)
-    return True
+    message = await receive()
+    if message["type"] != "http.disconnect" and not message.get("more_body"):
+        return BytesIO(message.get("body", b""))
+    with ExitStack() as closing:
+        body = closing.enter_context(tempfile.SpooledTemporaryFile(max_size=IN_MEMORY))
+        while message["type"] != "http.disconnect":
+            body.write(message.get("body", b""))
+            if not message.get("more_body"):
+                closing.pop_all()
+                body.seek(0)
+                return body
+            message = await receive()
+    return None

@@ -14,14 +14,16 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from accounts.tokens import Claims, claims_of, issue
-from chat.answers import Answers, Reading, open_and_find_base
+from chat.answers import Answers, Reading
 from chat.asks import Ask
 from chat.encoders import SeedLines
 from chat.events import Growth, Opening
+from chat.hops import open_and_find_base, with_turn
 from chat.live import LiveAnswer
 from chat.reading import read_along
 from conversations.asked import Question
 from conversations.turns import Outcome, Turn, close_turn
+from llmbackend.commits import Commits
 from llmbackend.rest import RestApplication
 from llmbackend.threads import DatabaseThreads
 from tests.chat.eventually import on_loop
@@ -65,6 +67,8 @@ def test_statements_of_a_request(
         password_threads=threads,
         password_requests=(),
         passwords_at_once=1,
+        commits=threads,
+        small_writes=(),
         slow_paths=(),
         slow_at_once=1,
     )
@@ -93,7 +97,9 @@ def test_statements_of_an_answer(as_alice: Client, alice: Any) -> None:
     opened: list[Turn] = []
 
     def begin_and_end() -> None:
-        turn, _ = open_and_find_base(claims=claims(alice), ask=ask, writer=WRITER)
+        turn, _ = with_turn(
+            open_and_find_base(claims=claims(alice), ask=ask, writer=WRITER)
+        )
         assert isinstance(turn, Turn)
         opened.append(turn)
         end(turn)
@@ -136,7 +142,10 @@ def test_an_answer_takes_one_hop_before_and_one_after(
     async def answer() -> list[str]:
         made = server.application
         answers = Answers(
-            threads=threads, providers=made.providers, knowledge=made.knowledge
+            threads=threads,
+            commits=Commits(threads),
+            providers=made.providers,
+            knowledge=made.knowledge,
         )
         await answers.start()
         del threads.asked[:]
@@ -149,7 +158,7 @@ def test_an_answer_takes_one_hop_before_and_one_after(
         return asked
 
     try:
-        assert on_loop(server, answer()) == ["open_and_find_base", "close_turn"]
+        assert on_loop(server, answer()) == ["carry_out", "carry_out"]
     finally:
         threads.close()
 

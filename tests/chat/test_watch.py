@@ -205,14 +205,14 @@ class TestFromAnotherProcess:
         from conversations.turns import open_turn
 
         self.writer = uuid.uuid4()
-        turn = open_turn(
+        opened = open_turn(
             user=User.objects.get(username="alice"),
             conversation_id=conversation,
             asked=Question("Hi"),
             writer=self.writer,
         )
-        assert not isinstance(turn, str)
-        return Message.objects.get(pk=turn.answer_pk)
+        assert not isinstance(opened, str)
+        return Message.objects.get(pk=opened.rows.answer.pk)
 
     def test_it_is_read_as_the_database_has_it(
         self, as_alice: Client, conversation: int, row: Message

@@ -32,9 +32,11 @@ def statements() -> Iterator[list[str]]:
         connection.execute_wrappers.append(note)
 
     def unwatch(**signal: Any) -> None:
-        connection.execute_wrappers.remove(note)
+        if note in connection.execute_wrappers:
+            connection.execute_wrappers.remove(note)
 
-    # Both are sent on the thread that serves the request.
+    # Both are sent on the thread that serves the request; of what is committed together
+    # with other requests, only the second is.
     request_started.connect(watch)
     request_finished.connect(unwatch)
     yield seen

@@ -9,7 +9,7 @@ from django.db import IntegrityError, connection, transaction
 
 from conversations.asked import Question
 from conversations.models import Conversation, Message, Writer
-from conversations.turns import Outcome, close_turn, open_turn
+from conversations.turns import Outcome, close_turn, open_turn, turn_of
 from conversations.writers import interrupt_orphans
 from llmbackend.errors import AnswerInProgress, NotFound, UnknownModel
 from tests.conftest import make_user
@@ -31,12 +31,14 @@ DONE = Outcome(
 
 
 def ask(user, conversation, question="Hi", *, writer=None):
-    return open_turn(
+    opened = open_turn(
         user=user,
         conversation_id=conversation.pk,
         asked=Question(question),
         writer=writer or uuid.uuid4(),
     )
+    assert not isinstance(opened, str)
+    return turn_of(opened)
 
 
 def all_rows():

@@ -12,6 +12,7 @@ from typing import Any
 import bcrypt
 import pytest
 
+from llmbackend.commits import Commits
 from llmbackend.rest import RestApplication
 from llmbackend.threads import DatabaseThreads
 from tests.conftest import PASSWORD, make_user
@@ -30,6 +31,8 @@ def rest(database: None) -> Iterator[RestApplication]:
         password_threads=password_threads,
         password_requests=[f"POST {LOGIN}"],
         passwords_at_once=1,
+        commits=Commits(threads),
+        small_writes=[],
         slow_paths=[],
         slow_at_once=1,
     )

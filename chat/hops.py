@@ -1,0 +1,73 @@
+"""What an answer asks of the database: each function is one hop to a thread of it."""
+
+from __future__ import annotations
+
+import uuid
+
+from accounts.grants import CHAT
+from accounts.tokens import Claims, user_for
+from chat.asks import Ask, Watch
+from chat.event_ids import Position
+from chat.grounded import base_for, room_for
+from conversations.models import Conversation
+from conversations.stored import StoredAnswer, stored_answer
+from conversations.turns import Opened, Turn, open_turn, request_stop, turn_of
+from llmbackend.errors import NotFound
+from rag.indexes import Base
+
+
+def open_and_find_base(
+    *, claims: Claims, ask: Ask, writer: uuid.UUID
+) -> tuple[Opened | str, Base | None]:
+    """The one hop before an answer: who asks, of which base, and the two rows."""
+    user = user_for(claims, scope=CHAT)
+    # Looked up first: once the rows are there, nothing may keep them from an answer.
+    base = base_for(user, ask)
+    opened = open_turn(
+        user=user,
+        conversation_id=ask.conversation_id,
+        asked=ask.asked,
+        writer=writer,
+        key=ask.key,
+        passages=room_for(base, top_k=ask.top_k),
+    )
+    return opened, base
+
+
+def with_turn(
+    found: tuple[Opened | str, Base | None],
+) -> tuple[Turn | str, Base | None]:
+    """The same after the commit."""
+    opened, base = found
+    return opened if isinstance(opened, str) else turn_of(opened), base
+
+
+def find_answer(
+    *, claims: Claims, watch: Watch, position: Position | None
+) -> StoredAnswer | None:
+    """The one hop before a stream is read; raises NotFound for an unknown message."""
+    found = stored_answer(
+        user=user_for(claims, scope=CHAT),
+        conversation_id=watch.conversation_id,
+        message_id=position.message_id if position else None,
+    )
+    if found is None and position is not None:
+        raise NotFound
+    return found
+
+
+def find_and_mark(
+    *, claims: Claims, conversation_id: int, message_id: int | None
+) -> tuple[int, int] | None:
+    """The one hop of a stop."""
+    return request_stop(
+        user=user_for(claims, scope=CHAT),
+        conversation_id=conversation_id,
+        message_id=message_id,
+    )
+
+
+def find_conversation(*, claims: Claims, conversation_id: int) -> None:
+    """Raise Unauthorized, Forbidden, or NotFound for what is not theirs."""
+    user = user_for(claims, scope=CHAT)
+    Conversation.objects.owned_by(user).fetch(conversation_id)

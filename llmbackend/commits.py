@@ -1,0 +1,125 @@
+"""Writes of many requests, in one transaction where a commit is dear."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, overload
+
+from django.db import OperationalError, connection, transaction
+
+from llmbackend.threads import DatabaseThreads
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# A batch holds SQLite's one write lock for some 30 ms at most.
+MOST_AT_ONCE = 32
+
+
+@dataclass(slots=True, eq=False)
+class Write:
+    """
+    What one request writes, and does right `after` the commit, on the same thread.
+
+    All that `write` stores, it stores in `transaction.atomic` blocks. It then has a
+    result or an error.
+    """
+
+    write: Callable[[], Any]
+    after: Callable[[Any], Any] | None
+    told: asyncio.Future[None]
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Commits:
+    """
+    Carries out writes on `threads`, together those that come during a commit.
+
+    SQLite has one writer at a time, and each commit waits for the disk. So all that has
+    come meanwhile is one transaction, in which the transaction of each is a savepoint:
+    an error undoes only its own, and nobody is told before the commit. Where writers
+    need not wait for each other, each is committed by itself as ever.
+    """
+
+    def __init__(self, threads: DatabaseThreads) -> None:
+        self._threads = threads
+        # On the event loop each task would make a connection object to be asked.
+        self._together = connection.vendor == "sqlite"
+        self._waiting: list[Write] = []
+        self._task: asyncio.Task[None] | None = None
+
+    @overload
+    async def run(self, write: Callable[[], T]) -> T: ...
+    @overload
+    async def run(self, write: Callable[[], T], after: Callable[[T], R]) -> R: ...
+    async def run(
+        self, write: Callable[[], Any], after: Callable[[Any], Any] | None = None
+    ) -> Any:
+        """
+        What `write` returns once it is committed; with `after`, what that makes of it.
+
+        Carried out also when the caller is cancelled. Raises what either raises, what
+        the commit raises, and ServerRestarting.
+        """
+        mine = Write(write, after, asyncio.get_running_loop().create_future())
+        if self._together:
+            self._waiting.append(mine)
+            if self._task is None:
+                self._task = asyncio.create_task(self._work())
+            await mine.told
+        else:
+            await self._threads.run(carry_out, [mine])
+        if mine.error is not None:
+            raise mine.error
+        return mine.result
+
+    async def _work(self) -> None:
+        while self._waiting:
+            batch = self._waiting[:MOST_AT_ONCE]
+            del self._waiting[:MOST_AT_ONCE]
+            try:
+                await self._threads.run(carry_out, batch)
+            except Exception as exc:  # noqa: BLE001  It is raised where it was asked for.
+                for each in batch:
+                    each.error = exc
+            for each in batch:
+                if not each.told.done():
+                    each.told.set_result(None)
+        self._task = None
+
+
+def carry_out(writes: Sequence[Write]) -> None:
+    """Carry out one write, or several in one transaction."""
+    if len(writes) == 1:
+        attempt(writes[0])
+    else:
+        try:
+            with transaction.atomic():
+                for each in writes:
+                    attempt(each)
+                    must_go_on()
+        except Exception as exc:  # noqa: BLE001  It is raised where it was asked for.
+            for each in writes:
+                each.error = each.error or exc
+    for each in writes:
+        if each.error is None and each.after is not None:
+            try:
+                each.result = each.after(each.result)
+            except Exception as exc:  # noqa: BLE001  Likewise.
+                each.error = exc
+
+
+def attempt(each: Write) -> None:
+    try:
+        each.result = each.write()
+    except Exception as exc:  # noqa: BLE001  Likewise.
+        each.error = exc
+
+
+def must_go_on() -> None:
+    """Raise when the transaction is lost as a whole, as where the disk is full."""
+    if connection.needs_rollback:
+        raise OperationalError("A transaction of several writes was lost.")
