@@ -15,14 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-
 from chat.events import Cursor
 from chat.live import LiveAnswer
-from llmbackend.cache import FAILURES, breaker
+from llmbackend.cache import breaker, failures
 from llmbackend.config import Config
 
 PUSH_EVERY = 0.1
@@ -84,6 +79,12 @@ class Broadcast:
 
     def __init__(self, config: Config, *, writer: uuid.UUID) -> None:
         """`writer` is this process."""
+        # The client is 6 MB: where there is no Redis, nobody comes here.
+        from redis.asyncio import Redis
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+        from redis.exceptions import ConnectionError as RedisConnectionError
+
         self._writer = writer
         self._redis = Redis.from_url(
             f"redis://{config.redis.address}/{config.redis.db}",
@@ -109,7 +110,7 @@ class Broadcast:
             ended, self._ended = self._ended, []
             try:
                 await self._push(list(live()), ended)
-            except FAILURES as exc:
+            except failures() as exc:
                 breaker.trip(exc)
             for answer in ended:
                 self._pushed.pop(answer.pk, None)
@@ -164,7 +165,7 @@ class Broadcast:
             pipe.llen(key)
             pipe.lrange(key, after, -1)
             length, rows = await pipe.execute()
-        except FAILURES as exc:
+        except failures() as exc:
             breaker.trip(exc)
             return [], after
         return [Piece.from_json(row) for row in rows], length
@@ -188,7 +189,7 @@ class Broadcast:
             await self._wanted.wait()
             try:
                 await self._listen()
-            except FAILURES as exc:
+            except failures() as exc:
                 breaker.trip(exc)
                 await asyncio.sleep(TIMEOUT)
 

@@ -17,9 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 from django.conf import settings
 from django.core.cache import caches
-from django_redis.exceptions import ConnectionInterrupted
 from django_redis.serializers.base import BaseSerializer
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -33,7 +31,6 @@ TROUBLES = {
     "refusing": "is full, or has another password",
     "unreachable": "cannot be reached",
 }
-FAILURES = (ConnectionInterrupted, RedisError, OSError, ValueError)
 
 
 class Serializer(BaseSerializer):
@@ -75,6 +72,16 @@ class Breaker:
 
 
 breaker = Breaker()
+
+
+@lru_cache(maxsize=1)
+def failures() -> tuple[type[Exception], ...]:
+    """What asking Redis may raise."""
+    # The client is 6 MB: where there is no Redis, nobody comes here.
+    from django_redis.exceptions import ConnectionInterrupted
+    from redis.exceptions import RedisError
+
+    return (ConnectionInterrupted, RedisError, OSError, ValueError)
 
 
 def get(key: str) -> Any:
@@ -145,6 +152,9 @@ def state() -> str:
     It is asked now, whatever happened before, and asked to store something: one that is
     full still answers.
     """
+    # As in `failures`.
+    from redis.exceptions import AuthenticationError, ResponseError
+
     began = time.monotonic()
     try:
         client = _redis(_location()).client
@@ -152,7 +162,7 @@ def state() -> str:
     except (ResponseError, AuthenticationError) as exc:
         breaker.trip(exc)
         return "refusing"
-    except FAILURES as exc:
+    except failures() as exc:
         breaker.trip(exc)
         return "unreachable"
     if _rest_if_late(began):
@@ -167,7 +177,7 @@ def _guarded(ask: Callable[[Any], T], *, otherwise: T) -> T:
     began = time.monotonic()
     try:
         found = ask(_redis(_location()))
-    except FAILURES as exc:
+    except failures() as exc:
         breaker.trip(exc)
         return otherwise
     _rest_if_late(began)
