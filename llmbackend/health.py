@@ -5,8 +5,7 @@ from __future__ import annotations
 import hmac
 
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, connection
-from django.db.migrations.executor import MigrationExecutor
+from django.db import DatabaseError, InterfaceError
 from django.http import HttpResponse
 from rest_framework import viewsets
 from rest_framework.permissions import AllowAny
@@ -14,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.tokens import bearer_token
-from llmbackend import cache, metrics
+from llmbackend import cache, metrics, tables
 from llmbackend.errors import NotFound, Unauthorized
 from llmbackend.http import OneForm
 
@@ -63,9 +62,7 @@ class MetricsViewSet(viewsets.ViewSet):
 def database_state() -> str:
     """`ok`, `unreachable` or `not migrated`."""
     try:
-        executor = MigrationExecutor(connection)
-        leaves = executor.loader.graph.leaf_nodes()
-        return "not migrated" if executor.migration_plan(leaves) else "ok"
+        return "ok" if tables.are_migrated() else "not migrated"
     except (DatabaseError, InterfaceError):
         return "unreachable"
 

@@ -14,7 +14,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError, connection
 
-from llmbackend import cache, metrics, serving
+from llmbackend import cache, metrics, serving, tables
 from llmbackend.chat_models import usable_models
 from llmbackend.config import Config, Server
 from llmbackend.config_values import is_wildcard
@@ -86,7 +86,9 @@ class Command(BaseCommand):
 
     def migrate(self) -> None:
         try:
-            call_command("migrate", verbosity=0, interactive=False)
+            # To find that nothing is to be done, it reads every migration there is.
+            if not tables.are_complete():
+                call_command("migrate", verbosity=0, interactive=False)
         except OperationalError as exc:
             reason = str(exc).strip().splitlines()[0]
             raise CommandError(f"The database cannot be used: {reason}") from exc

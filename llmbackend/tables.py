@@ -1,0 +1,61 @@
+"""Whether the database has what the code expects of it, told without migrating."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pkgutil import iter_modules
+
+from django.apps import apps
+from django.contrib.auth import get_permission_codename
+from django.contrib.auth.models import Permission
+from django.db import DatabaseError, InterfaceError, connection
+from django.db.migrations.loader import MigrationLoader
+from django.db.migrations.recorder import MigrationRecorder
+
+
+def are_migrated() -> bool:
+    """
+    Whether every migration there is has been recorded; names decide.
+
+    Raises DatabaseError and InterfaceError.
+    """
+    applied = MigrationRecorder(connection).applied_migrations()
+    return applied.keys() >= set(migrations())
+
+
+def are_complete() -> bool:
+    """
+    Whether `migrate` has nothing to do; False also where the database cannot be asked.
+
+    It makes the permissions after the migrations: one that was killed in between has
+    them still to make.
+    """
+    try:
+        if not are_migrated():
+            return False
+        made = Permission.objects.values_list("content_type__app_label", "codename")
+        return set(made) >= set(_permissions())
+    except (DatabaseError, InterfaceError):
+        return False
+
+
+def migrations() -> Iterator[tuple[str, str]]:
+    """The apps and names of all migrations; none is imported, which takes long."""
+    for app in apps.get_app_configs():
+        module, _ = MigrationLoader.migrations_module(app.label)
+        spec = find_spec(module) if module else None
+        places = spec.submodule_search_locations if spec else None
+        for found in iter_modules(places or ()):
+            if not found.ispkg and found.name[0] not in "_~":
+                yield app.label, found.name
+
+
+def _permissions() -> Iterator[tuple[str, str]]:
+    """The apps and code names of what may be permitted in the admin."""
+    for model in apps.get_models():
+        about = model._meta
+        for action in about.default_permissions:
+            yield about.app_label, get_permission_codename(action, about)
+        for codename, _ in about.permissions:
+            yield about.app_label, codename
