@@ -91,30 +91,29 @@ def started(arguments: Sequence[str]) -> Iterator[psutil.Process]:
 
 
 @contextmanager
-def own_server(workers: int) -> Iterator[Server]:
-    """`manage.py serve` on files that are gone afterwards."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = {
-            "server": {"port": 18080, "workers": workers, "shutdown_grace": 1},
-            "sqlite": {"path": "benchmark.db"},
-            "accounts": {"bcrypt_cost": 4},
-            "local": {"enabled": False},
-            "providers": [
-                {
-                    "name": "stub",
-                    "base_url": f"http://127.0.0.1:{STUB_PORT}/v1",
-                    "api_key": "sk-none",
-                    "chat_models": ["gpt-stub"],
-                }
-            ],
-        }
-        path = Path(folder, "config.yaml")
-        path.write_text(yaml.safe_dump(config))
-        os.environ["LLMBACKEND_CONFIG"] = str(path)
-        base_url = "http://127.0.0.1:18080"
-        with started(["manage.py", "serve"]) as process:
-            asyncio.run(until_ready(Target(base_url, "")))
-            yield Server(base_url, process)
+def own_server(folder: str, *, workers: int = 1) -> Iterator[Server]:
+    """`manage.py serve` on files in `folder`."""
+    config = {
+        "server": {"port": 18080, "workers": workers, "shutdown_grace": 1},
+        "sqlite": {"path": "benchmark.db"},
+        "accounts": {"bcrypt_cost": 4},
+        "local": {"enabled": False},
+        "providers": [
+            {
+                "name": "stub",
+                "base_url": f"http://127.0.0.1:{STUB_PORT}/v1",
+                "api_key": "sk-none",
+                "chat_models": ["gpt-stub"],
+            }
+        ],
+    }
+    path = Path(folder, "config.yaml")
+    path.write_text(yaml.safe_dump(config))
+    os.environ["LLMBACKEND_CONFIG"] = str(path)
+    base_url = "http://127.0.0.1:18080"
+    with started(["manage.py", "serve"]) as process:
+        asyncio.run(until_ready(Target(base_url, "")))
+        yield Server(base_url, process)
 
 
 async def until_ready(target: Target) -> None:
@@ -266,16 +265,33 @@ async def measure_memory(target: Target, server: Server) -> dict[str, Any]:
     return row
 
 
-def measure_start() -> dict[str, Any]:
-    """Seconds from the command to the first answered request, migrating included."""
-    taken = []
+def measure_starts() -> list[dict[str, Any]]:
+    """
+    A start on no files, which migrates, and the next one.
+
+    Seconds from the command to the first answered request, and what is resident after
+    the first answer of a model.
+    """
+    runs: dict[str, list[dict[str, float]]] = {"first": [], "second": []}
     for _ in range(4):
-        began = time.monotonic()
-        with own_server(workers=1):
-            taken.append(time.monotonic() - began)
-    row = {"start_seconds": round(statistics.median(taken), 2)}
-    print(line_of(row), flush=True)
-    return row
+        with tempfile.TemporaryDirectory() as folder:
+            for start, seen in runs.items():
+                began = time.monotonic()
+                with own_server(folder) as server:
+                    seconds = time.monotonic() - began
+                    asyncio.run(one_answer(server, user=start))
+                    memory = server.memory() / 2**20
+                    seen.append({"start_seconds": seconds, "memory_mb": memory})
+    rows = [{"start": start, **median_of(seen)} for start, seen in runs.items()]
+    for row in rows:
+        print(line_of(row), flush=True)
+    return rows
+
+
+async def one_answer(server: Server, *, user: str) -> None:
+    WHO["username"] = user
+    target = await sign_in(server.base_url)
+    await read_streams(target, await conversations(target, 1), order=order(5, 0, 1))
 
 
 async def measured(server: Server, asked: argparse.Namespace) -> dict[str, Any]:
@@ -312,10 +328,13 @@ def main() -> None:
             server = Server(asked.base_url, psutil.Process(asked.pid))
             found = uvloop.run(measured(server, asked))
         else:
-            with own_server(asked.workers) as server:
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                own_server(folder, workers=asked.workers) as server,
+            ):
                 found = uvloop.run(measured(server, asked))
             if "start" in asked.only:
-                found["start"] = measure_start()
+                found["starts"] = measure_starts()
     print(f"load {found['load_before']} before, {found['load_after']} after")
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=2))
