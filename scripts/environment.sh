@@ -35,4 +35,6 @@ esac
 
 # Not there, interrupted while it was made, or made with a Python that is gone.
 "$venv" -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || create
-exec "$venv" scripts/install_requirements.py "$@"
+"$venv" scripts/install_requirements.py "$@"
+# Or every start would, for .2 s, where Python may not keep what it compiles.
+"$venv" -m compileall -qq accounts chat conversations llmbackend rag || :
