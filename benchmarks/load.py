@@ -12,6 +12,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 _STAMP = re.compile(rb"(\d{16}) ok,")
+# How lines, events and a provider's stream say that the text is whole.
+_FINISH = re.compile(rb'Stream finished|"status":"complete"|data: \[DONE\]')
 TIMEOUT = 120.0
 
 
@@ -47,14 +49,14 @@ class Reading(asyncio.Protocol):
         whole = self._rest + data
         end = 0
         # What follows the end repeats the whole text; it is no piece.
-        limit = 0 if stream.complete else whole.find(b"Stream finished")
-        for found in _STAMP.finditer(whole, 0, limit if limit >= 0 else len(whole)):
+        finish = _FINISH.search(whole)
+        limit = 0 if stream.complete else finish.start() if finish else len(whole)
+        for found in _STAMP.finditer(whole, 0, limit):
             stream.delays.append(now - int(found[1]) / 1e6)
             end = found.end()
         if stream.delays and not stream.first:
             stream.first = now - self._began
-        if b"Stream finished" in whole or b'"status":"complete"' in whole:
-            stream.complete = True
+        stream.complete = stream.complete or finish is not None
         self._rest = whole[max(end, len(whole) - 64) :]
         if whole.endswith(b"0\r\n\r\n") or (stream.status >= 400):
             self._transport.close()
@@ -87,15 +89,14 @@ class Target:
 
 
 async def read_streams(
-    target: Target, conversations: Sequence[int], *, order: str, spread: float = 0.0
+    target: Target, paths: Sequence[str], *, order: str, spread: float = 0.0
 ) -> list[Stream]:
-    """Ask every conversation at once, or over `spread` seconds, and read to the end."""
+    """Ask under every path at once, or over `spread` seconds, and read to the end."""
     loop = asyncio.get_running_loop()
 
-    async def one(place: int, conversation: int) -> Stream:
-        await asyncio.sleep(spread * place / len(conversations))
-        body = {"message": order}
-        request = target.request("POST", f"/api/chat/{conversation}", body)
+    async def one(place: int, path: str) -> Stream:
+        await asyncio.sleep(spread * place / len(paths))
+        request = target.request("POST", path, {"message": order})
         _, reading = await loop.create_connection(
             lambda: Reading(request), *target.address
         )
@@ -103,9 +104,7 @@ async def read_streams(
             await reading.done
         return reading.stream
 
-    return list(
-        await asyncio.gather(*(one(*each) for each in enumerate(conversations)))
-    )
+    return list(await asyncio.gather(*(one(*each) for each in enumerate(paths))))
 
 
 @dataclass

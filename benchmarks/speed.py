@@ -1,7 +1,7 @@
 """
-How fast the server is, measured from outside: streams, requests, memory, start.
+How fast the server is, measured from outside.
 
-    python -m benchmarks.speed [--json FILE] [--only streams requests memory start]
+    python -m benchmarks.speed [--json FILE] [--only streams requests ...]
     python -m benchmarks.speed --base-url URL --pid PID
 
 Without --base-url a server is started on files of its own, with a stub provider on
@@ -9,7 +9,8 @@ port 18081. Another server is measured under its URL and process id, with a prov
 the model `gpt-stub` at http://127.0.0.1:18081/v1.
 
 CPU is the server's user and system time over all its processes. The delay of a piece is
-from the stub's write to the client's read.
+from the stub's write to the client's read. The rows of `stub` are the same streams read
+from the stub itself: what stub and client can do without a server between them.
 """
 
 from __future__ import annotations
@@ -19,33 +20,27 @@ import asyncio
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import uvloop
-import yaml
 
-from benchmarks.load import (
-    Stream,
-    Target,
-    body_of,
-    gathered,
-    read_streams,
-    send_requests,
+from benchmarks.load import Stream, Target, read_streams, send_requests
+from benchmarks.servers import (
+    PASSWORD,
+    STUB_PORT,
+    Server,
+    conversations,
+    own_server,
+    sign_in,
+    started,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
-STUB_PORT = 18081
-WHO = {"username": "benchmark", "password": "a long password"}
-PARTS = ("streams", "requests", "memory", "start")
+PARTS = ("stub", "requests", "streams", "logins", "memory", "start")
 # Streams at once, pieces of each, milliseconds between two, pieces in a write.
 STREAMS = (
     (50, 200, 0, 1),
@@ -58,92 +53,28 @@ STREAMS = (
 )
 
 
-@dataclass
-class Server:
-    """The server under test and, where it is ours, how it was started."""
-
-    base_url: str
-    process: psutil.Process
-
-    def cpu(self) -> float:
-        """Seconds that all its processes have taken so far."""
-        times = [each.cpu_times() for each in self._tree()]
-        return float(sum(each.user + each.system for each in times))
-
-    def memory(self) -> int:
-        """Bytes resident, over all its processes."""
-        return sum(each.memory_info().rss for each in self._tree())
-
-    def _tree(self) -> list[psutil.Process]:
-        return [self.process, *self.process.children(recursive=True)]
-
-
-@contextmanager
-def started(arguments: Sequence[str]) -> Iterator[psutil.Process]:
-    process = subprocess.Popen(
-        [sys.executable, *arguments], cwd=ROOT, stdout=sys.stderr
-    )
-    try:
-        yield psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait()
-
-
-@contextmanager
-def own_server(folder: str, *, workers: int = 1) -> Iterator[Server]:
-    """`manage.py serve` on files in `folder`."""
-    config = {
-        "server": {"port": 18080, "workers": workers, "shutdown_grace": 1},
-        "sqlite": {"path": "benchmark.db"},
-        "accounts": {"bcrypt_cost": 4},
-        "local": {"enabled": False},
-        "providers": [
-            {
-                "name": "stub",
-                "base_url": f"http://127.0.0.1:{STUB_PORT}/v1",
-                "api_key": "sk-none",
-                "chat_models": ["gpt-stub"],
-            }
-        ],
-    }
-    path = Path(folder, "config.yaml")
-    path.write_text(yaml.safe_dump(config))
-    os.environ["LLMBACKEND_CONFIG"] = str(path)
-    base_url = "http://127.0.0.1:18080"
-    with started(["manage.py", "serve"]) as process:
-        asyncio.run(until_ready(Target(base_url, "")))
-        yield Server(base_url, process)
-
-
-async def until_ready(target: Target) -> None:
-    for _ in range(6000):
-        try:
-            await body_of(target, "GET", "/healthz", None)
-        except OSError:
-            await asyncio.sleep(0.01)
-        else:
-            return
-    raise SystemExit("The server did not start.")
-
-
-async def sign_in(base_url: str) -> Target:
-    anonymous = Target(base_url, "")
-    await body_of(anonymous, "POST", "/api/users/register", WHO)
-    answer = await body_of(anonymous, "POST", "/api/users/login", WHO)
-    return Target(base_url, answer["token"])
-
-
-async def conversations(target: Target, count: int) -> list[int]:
-    new = {"title": "Benchmark", "model": "gpt-stub"}
-    path = "/api/conversations/create"
-    made = [body_of(target, "POST", path, new) for _ in range(count)]
-    return [each["conversation_id"] for each in await gathered(made, at_once=16)]
-
-
 def percentile(values: Sequence[float], share: float) -> float:
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+async def measure_stub() -> list[dict[str, Any]]:
+    target = Target(f"http://127.0.0.1:{STUB_PORT}", "")
+    rows = []
+    for at_once, pieces, pace, batch in STREAMS:
+        began = time.monotonic()
+        told = await read_streams(
+            target,
+            ["/v1/chat/completions"] * at_once,
+            order=order(pieces, pace, batch),
+            spread=1.0 if pace else 0.0,
+        )
+        seen = figures(told, at_once * pieces, 0.0, time.monotonic() - began)
+        del seen["cpu_us_a_piece"]
+        setting = {"streams": at_once, "pace_ms": pace, "batch": batch}
+        rows.append({"stub": "alone", **setting, **median_of([seen])})
+        print(line_of(rows[-1]), flush=True)
+    return rows
 
 
 async def measure_streams(
@@ -151,11 +82,11 @@ async def measure_streams(
 ) -> list[dict[str, Any]]:
     rows = []
     # The first answer imports what is left to import.
-    await read_streams(target, await conversations(target, 5), order=order(5, 0, 1))
+    await read_streams(target, await new_chats(target, 5), order=order(5, 0, 1))
     for at_once, pieces, pace, batch in STREAMS:
         runs = []
         for _ in range(repeats):
-            made = await conversations(target, at_once)
+            made = await new_chats(target, at_once)
             spread = 1.0 if pace else 0.0
             before, began = server.cpu(), time.monotonic()
             told = await read_streams(
@@ -167,6 +98,15 @@ async def measure_streams(
         rows.append(row)
         print(line_of(row), flush=True)
     return rows
+
+
+def chat_of(conversation: int) -> str:
+    return f"/api/chat/{conversation}"
+
+
+async def new_chats(target: Target, count: int) -> list[str]:
+    """The paths to ask so many new conversations by."""
+    return [chat_of(each) for each in await conversations(target, count)]
 
 
 def order(pieces: int, pace: int, batch: int) -> str:
@@ -200,7 +140,7 @@ def line_of(row: dict[str, Any]) -> str:
 
 async def measure_fixed_cost(target: Target, server: Server) -> dict[str, Any]:
     """CPU of a stream of one piece: sign-in, history, rows, the end."""
-    made = await conversations(target, 320)
+    made = await new_chats(target, 320)
     before = server.cpu()
     for start in range(0, len(made), 16):
         part = made[start : start + 16]
@@ -213,10 +153,10 @@ async def measure_fixed_cost(target: Target, server: Server) -> dict[str, Any]:
 async def measure_requests(
     base_url: str, server: Server, *, seconds: float
 ) -> list[dict[str, Any]]:
-    target = await sign_in(base_url)
+    target = await sign_in(base_url, "requests")
     made = await conversations(target, 20)
     for _ in range(10):
-        await read_streams(target, made[:1], order=order(5, 0, 1))
+        await read_streams(target, [chat_of(made[0])], order=order(5, 0, 1))
     new = {"title": "Benchmark", "model": "gpt-stub"}
     requests = {
         "list": target.request("GET", "/api/conversations/list"),
@@ -245,9 +185,32 @@ async def measure_requests(
     return rows
 
 
+async def measure_logins(target: Target) -> list[dict[str, Any]]:
+    """How late the pieces of 50 streams are alone, and while 16 clients log in."""
+    who = {"username": "streams", "password": PASSWORD}
+    login = target.request("POST", "/api/users/login", who)
+    delays: dict[int, list[float]] = {0: [], 16: []}
+    for _ in range(3):
+        for clients, seen in delays.items():
+            made = await new_chats(target, 50)
+            logins = send_requests(target, login, connections=clients, seconds=4.5)
+            told, _ = await asyncio.gather(
+                read_streams(target, made, order=order(200, 20, 1), spread=0.5), logins
+            )
+            every = [delay for stream in told for delay in stream.delays]
+            seen.append(percentile(every, 0.99) * 1e3)
+    rows = [
+        {"logging_in": clients, "delay_p99_ms": round(statistics.median(seen), 2)}
+        for clients, seen in delays.items()
+    ]
+    for row in rows:
+        print(line_of(row), flush=True)
+    return rows
+
+
 async def measure_memory(target: Target, server: Server) -> dict[str, Any]:
     """What an open stream costs: 2,000 of them, a piece each half second."""
-    made = await conversations(target, 2000)
+    made = await new_chats(target, 2000)
     before = server.memory()
     reading = asyncio.ensure_future(
         read_streams(target, made, order=order(24, 500, 1), spread=5.0)
@@ -288,22 +251,24 @@ def measure_starts() -> list[dict[str, Any]]:
 
 
 async def one_answer(server: Server, *, user: str) -> None:
-    WHO["username"] = user
-    target = await sign_in(server.base_url)
-    await read_streams(target, await conversations(target, 1), order=order(5, 0, 1))
+    target = await sign_in(server.base_url, user)
+    await read_streams(target, await new_chats(target, 1), order=order(5, 0, 1))
 
 
 async def measured(server: Server, asked: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"load_before": os.getloadavg(), "cores": os.cpu_count()}
+    if "stub" in asked.only:
+        found["stub"] = await measure_stub()
     if "requests" in asked.only:
         found["requests"] = await measure_requests(
             server.base_url, server, seconds=asked.seconds
         )
-    WHO["username"] = "streams"
-    target = await sign_in(server.base_url)
+    target = await sign_in(server.base_url, "streams")
     if "streams" in asked.only:
         found["streams"] = await measure_streams(target, server, repeats=asked.repeats)
         found["fixed"] = await measure_fixed_cost(target, server)
+    if "logins" in asked.only:
+        found["logins"] = await measure_logins(target)
     if "memory" in asked.only:
         found["memory"] = await measure_memory(target, server)
     found["load_after"] = os.getloadavg()

@@ -118,7 +118,7 @@ class Provider(asyncio.Protocol):
         pieces = Pieces(order)
         write(HEAD + chunk(ROLE))
         due = loop.time()
-        for _ in range(0, order.count, order.batch):
+        for written in range(0, order.count, order.batch):
             if order.pace:
                 due += order.pace
                 await asyncio.sleep(due - loop.time())
@@ -126,7 +126,8 @@ class Provider(asyncio.Protocol):
                 await self._writable.wait()
                 # The loop joins what is written in one turn.
                 await asyncio.sleep(0)
-            write(chunk(b"".join(pieces.next() for _ in range(order.batch))))
+            batch = min(order.batch, order.count - written)
+            write(chunk(b"".join(pieces.next() for _ in range(batch))))
         write(chunk(pieces.seal() + FINISH) + LAST)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load import body_of
+from benchmarks.servers import conversations, sign_in
 from benchmarks.soak.readers import (
     Absent,
     KeepingReader,
@@ -22,7 +23,7 @@ from benchmarks.soak.readers import (
     read,
 )
 from benchmarks.soak.watched import Holdings, Watched
-from benchmarks.speed import conversations, percentile, sign_in
+from benchmarks.speed import percentile
 from tests.ports import free_port
 
 PIECES_A_SECOND = 2
@@ -113,7 +114,7 @@ class Soak:
         self._found = Soaked()
 
     async def run(self) -> Soaked:
-        self._target = await sign_in(self._watched.server.base_url)
+        self._target = await sign_in(self._watched.server.base_url, "soak")
         made = await conversations(self._target, self._size.streams + 1)
         steady, large = made[:-1], made[-1]
         # What a first stream makes is there before the count: threads, connections.
