@@ -25,6 +25,8 @@ from chat.serializers import (
 from llmbackend.errors import LLMBackendError, MethodNotAllowed
 from llmbackend.http import error_answer, error_body
 
+MORE = {"type": "http.response.body", "more_body": True}
+
 
 class StreamingConsumer(AsyncHttpConsumer):
     """
@@ -129,7 +131,8 @@ class StreamingConsumer(AsyncHttpConsumer):
             await self.send_headers(headers=encoders.HEADERS)
             self._begun = True
             async for frame in read_along(reading, encoder):
-                await self.send_body(frame, more_body=True)
+                # What `send_body` does, without the calls between.
+                await self.base_send({**MORE, "body": frame})
         await self.send_body(b"")
 
 

@@ -24,6 +24,8 @@ HEADERS = [
 Told = tuple[str, Any, str]
 
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+# What that makes of a text.
+_quoted = json.encoder.encode_basestring
 
 
 class Encoder(Protocol):
@@ -73,7 +75,7 @@ class SeedLines:
 
     @staticmethod
     def _line(event: str, data: str) -> bytes:
-        return f'{{"event":"{event}", "data":{_json(data)}}}\n\n'.encode()
+        return f'{{"event":"{event}", "data":{_quoted(data)}}}\n\n'.encode()
 
 
 class ServerSentEvents:

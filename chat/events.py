@@ -29,8 +29,7 @@ class Opening:
     sources: Sequence[dict[str, Any]] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Growth:
+class Growth(NamedTuple):
     """What came since a reader last looked, and where it stands afterwards."""
 
     message_id: int

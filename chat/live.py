@@ -42,6 +42,8 @@ class GrowingText:
         """All text from `offset` on; empty when there is none."""
         if offset >= self.length:
             return ""
+        if offset == self._starts[-1]:
+            return self._pieces[-1]
         first = bisect_right(self._starts, offset) - 1
         tail = self._pieces[first][offset - self._starts[first] :]
         return "".join((tail, *self._pieces[first + 1 :]))
@@ -148,14 +150,14 @@ class LiveAnswer:
 
     def since(self, cursor: Cursor) -> Growth | None:
         """What `cursor` has not seen; None when it has seen everything."""
-        here = self.cursor
-        if here == cursor:
-            return None
+        return None if cursor == self.cursor else self._growth(cursor)
+
+    def _growth(self, cursor: Cursor) -> Growth:
         return Growth(
-            message_id=self.opening.message_id,
-            reasoning=self.reasoning.since(cursor.reasoning),
-            text=self.text.since(cursor.text),
-            cursor=here,
+            self.opening.message_id,
+            self.reasoning.since(cursor.reasoning),
+            self.text.since(cursor.text),
+            self.cursor,
         )
 
     def frame(
@@ -166,12 +168,12 @@ class LiveAnswer:
 
         Encoded once for all readers that stand at the same place.
         """
+        if cursor == self.cursor:
+            return None
         key = (cursor, encode)
         found = self._frames.get(key)
         if found is None:
-            growth = self.since(cursor)
-            if growth is None:
-                return None
+            growth = self._growth(cursor)
             found = self._frames[key] = encode(growth), growth.cursor
         return found
 
