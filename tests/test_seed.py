@@ -285,7 +285,7 @@ def by_httpx(arguments: list[str]) -> Answer:
     if "file" in form:
         path = Path(form.pop("file").removeprefix("@"))
         sent = {"data": form, "files": {"file": (path.name, path.read_bytes())}}
-    with httpx2.Client(timeout=20, trust_env=False) as client:
+    with httpx2.Client(timeout=20, trust_env=False, verify=False) as client:
         response = client.request(method, url, headers=headers, **sent)
     return Answer(status=response.status_code, text=response.text)
 
@@ -345,7 +345,9 @@ def server(
     embeds = {"zhipu-embedding-3": "embedding-3"}
     providers[0]["embedding_models"] = embeds
     options = ("--server", request.param)
-    with served.serving(directory, *options, providers=providers) as process:
+    with served.serving(
+        directory, *options, from_nothing=True, providers=providers
+    ) as process:
         yield process
 
 

@@ -27,7 +27,7 @@ class TestDoctor:
         server = ServeProcess(
             folder, config={**ON_SQLITE, "providers": fake_section(base_url)}
         )
-        server.run("migrate")
+        server.make_database()
         return server
 
     def test_a_sound_installation_has_no_error(
@@ -178,7 +178,7 @@ class TestBackups:
 
     def test_nothing_is_overwritten(self, tmp_path: Path) -> None:
         server = ServeProcess(tmp_path, config=ON_SQLITE)
-        server.run("migrate")
+        server.make_database()
         there = tmp_path / "there"
         there.write_text("precious")
 

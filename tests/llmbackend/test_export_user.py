@@ -178,14 +178,7 @@ def test_what_cannot_be_done_is_said(
 def test_interrupted_it_leaves_nothing_and_exits_with_a_failure(tmp_path: Path) -> None:
     """As a process, with Ctrl-C while it writes to a pipe that nobody reads yet."""
     server = ServeProcess(tmp_path, config={})
-    server.manage("migrate")
-    server.manage(
-        "createsuperuser",
-        "--noinput",
-        "--username=alice",
-        "--email=a@b.example",
-        DJANGO_SUPERUSER_PASSWORD="correct horse battery",
-    )
+    server.make_database()
     folder = tmp_path / "exports"
     folder.mkdir()
     command = [sys.executable, "-c", INTERRUPTED, "alice", str(folder / "alice.zip")]
@@ -217,6 +210,9 @@ from django.core.management import call_command
 from django.db import connection
 
 django.setup()
+from accounts.models import User
+
+User.objects.create_user("alice")
 # A test run in the background passes on that it is ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

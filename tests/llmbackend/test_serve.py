@@ -32,6 +32,7 @@ def server(
     """One worker; its Redis is configured and not there."""
     with serving(
         tmp_path_factory.mktemp("served"),
+        from_nothing=True,
         providers=fake_section(provider.base_url),
         redis={"address": f"127.0.0.1:{free_port()}"},
     ) as served:
