@@ -23,6 +23,7 @@ from tests.rag.embeddings import (
     added,
     is_refused,
 )
+from tests.rag.kept import Kept, kept, put_into
 
 QUESTION = "什么是不可抗力条款?"
 FENCE = re.compile(r"={4}[0-9a-f]{16}={4}")
@@ -51,11 +52,21 @@ def conversation(as_alice: Client) -> int:
     return as_alice.conversation()
 
 
+@pytest.fixture(scope="module")
+def uploads() -> list[Kept]:
+    """The two documents of `filled`, once they were uploaded."""
+    return []
+
+
 @pytest.fixture
-def filled(as_alice: Client, base: str) -> str:
-    """A base with two documents."""
+def filled(as_alice: Client, base: str, uploads: list[Kept]) -> str:
+    """A base with two documents; an upload takes a process, which one test pays for."""
+    if uploads:
+        put_into(base, uploads[0])
+        return base
     added(as_alice, base, name="合同协议.txt")
     added(as_alice, base, BIRDS, name="birds.md")
+    uploads.append(kept(base))
     return base
 
 
