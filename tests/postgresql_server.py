@@ -152,12 +152,13 @@ def is_the_runs() -> bool:
 
 
 def config_for(
-    key: object, *, server: PostgreSQLServer | None = None
+    key: object, *, server: PostgreSQLServer | None = None, like: str = ""
 ) -> dict[str, Any]:
     """
     Sections of config.yaml that lead to the database of `key`'s own, made if need be.
 
-    It is on the run's own server unless another is given.
+    It is on the run's own server unless another is given, and made empty or as a copy
+    of the one at the URL `like`, which nobody may be using.
     """
     url = server.url("postgres") if server else str(settings.CONFIG.database.url)
     name = f"t{hashlib.sha256(str(key).encode()).hexdigest()[:24]}"
@@ -166,7 +167,12 @@ def config_for(
     ) as session:
         known = "SELECT 1 FROM pg_database WHERE datname = %s"
         if session.execute(known, [name]).fetchone() is None:
-            session.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            template = like.rpartition("/")[2] or "template1"
+            session.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+                    sql.Identifier(name), sql.Identifier(template)
+                )
+            )
     return {
         "database": {"url": re.sub(r"[^/]+$", name, url)},
         "jwt": {"secret": JWT_SECRET},

@@ -70,10 +70,15 @@ class Installation:
     base: str
     document: str
     backup: Path
+    rows: dict[str, list[str]]
 
-    def another(self, directory: Path) -> ServeProcess:
-        """One on an empty database, with the same secret."""
-        config = postgresql_server.config_for(directory, server=self.database)
+    def another(
+        self, directory: Path, *, like: ServeProcess | None = None
+    ) -> ServeProcess:
+        """One with the same secret, on an empty database or a copy of another's."""
+        config = postgresql_server.config_for(
+            directory, server=self.database, like=like.database_url if like else ""
+        )
         providers = fake_section(self.provider.base_url)
         return ServeProcess(directory, config={"providers": providers, **config})
 
@@ -102,8 +107,26 @@ def used(
             server.terminate()
             server.wait(30)
         yield Installation(
-            server, postgresql, provider, token, conversation, base, document, backup
+            server=server,
+            database=postgresql,
+            provider=provider,
+            token=token,
+            conversation=conversation,
+            base=base,
+            document=document,
+            backup=backup,
+            rows=rows(server.database_url),
         )
+
+
+@pytest.fixture(scope="module")
+def restored(
+    used: Installation, tmp_path_factory: pytest.TempPathFactory
+) -> ServeProcess:
+    """Another installation, in which the backup was restored once."""
+    other = used.another(tmp_path_factory.mktemp("restored"))
+    assert other.run("restore", str(used.backup)).returncode == 0
+    return other
 
 
 def use(alice: httpx2.Client) -> tuple[int, str, str]:
@@ -127,17 +150,14 @@ def use(alice: httpx2.Client) -> tuple[int, str, str]:
 
 class TestBackups:
     def test_every_row_of_every_table_comes_back(
-        self, used: Installation, tmp_path: Path
+        self, used: Installation, restored: ServeProcess
     ) -> None:
-        before = rows(used.server.database_url)
+        before = used.rows
         assert [table for table, found in before.items() if not found] == []
         assert stat.S_IMODE(used.backup.stat().st_mode) == 0o600
-        other = used.another(tmp_path)
 
-        done = other.run("restore", str(used.backup))
+        after = rows(restored.database_url)
 
-        assert done.returncode == 0, done.stderr
-        after = rows(other.database_url)
         assert after.keys() == before.keys()
         for table, found_before in before.items():
             # The server wrote its last heartbeat after the backup.
@@ -145,10 +165,9 @@ class TestBackups:
                 assert after[table] == found_before, table
 
     def test_a_server_goes_on_with_what_was_restored(
-        self, used: Installation, tmp_path: Path
+        self, used: Installation, restored: ServeProcess, tmp_path: Path
     ) -> None:
-        other = used.another(tmp_path)
-        assert other.run("restore", str(used.backup)).returncode == 0
+        other = used.another(tmp_path, like=restored)
         try:
             other.start()
             other.wait_until_ready()
@@ -164,10 +183,9 @@ class TestBackups:
             other.kill()
 
     def test_what_is_there_is_not_replaced_by_accident(
-        self, used: Installation, tmp_path: Path
+        self, used: Installation, restored: ServeProcess, tmp_path: Path
     ) -> None:
-        other = used.another(tmp_path)
-        other.run("restore", str(used.backup))
+        other = used.another(tmp_path, like=restored)
         # A newer version's, which leans on what the backup holds.
         other.query("CREATE TABLE newer (who BIGINT REFERENCES accounts_user)")
         other.query("UPDATE accounts_user SET username = 'alicia'")
@@ -184,10 +202,9 @@ class TestBackups:
         assert "newer" not in rows(other.database_url)
 
     def test_where_it_fails_everything_is_as_it_was(
-        self, used: Installation, tmp_path: Path
+        self, used: Installation, restored: ServeProcess, tmp_path: Path
     ) -> None:
-        other = used.another(tmp_path)
-        other.run("restore", str(used.backup))
+        other = used.another(tmp_path, like=restored)
         other.query("DROP TABLE rag_chunk")
         other.query("CREATE TYPE rag_chunk AS (in_the_way text)")
         before = rows(other.database_url)
@@ -283,9 +300,10 @@ def test_answers_of_the_dead_are_ended(used: Installation) -> None:
     assert used.server.query(ended) == [("interrupted",)]
 
 
-def test_old_conversations_are_removed(used: Installation, tmp_path: Path) -> None:
-    other = used.another(tmp_path)
-    other.run("restore", str(used.backup))
+def test_old_conversations_are_removed(
+    used: Installation, restored: ServeProcess, tmp_path: Path
+) -> None:
+    other = used.another(tmp_path, like=restored)
     other.query("UPDATE conversations_conversation SET updated_at = '2000-01-01'")
 
     done = other.run("prune_conversations", "--older-than", "90d")
