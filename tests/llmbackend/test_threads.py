@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -17,8 +17,20 @@ from tests.chat.eventually import eventually
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
+@pytest.fixture(autouse=True)
+def nothing_older() -> Iterator[None]:
+    """What other tests left by the million is not looked at for connections."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def open_connections() -> int:
-    """How many connections this process has, whichever thread's they are."""
+    """
+    How many connections this process has, whichever thread's they are.
+
+    Those that were made before the test do not count.
+    """
     kind = connection.Database.Connection  # type: ignore[attr-defined]
     return sum(isinstance(thing, kind) for thing in gc.get_objects())
 
