@@ -2,7 +2,7 @@
 Who may do what: one row for each route, method and WebSocket, tried by every actor.
 
 A new route fails here until it has a row. A row about a new kind of thing needs that
-thing in the fixture `owned` and in UNKNOWN, and nothing else.
+thing in `owned_by` of tests/world.py and in UNKNOWN, and nothing else.
 """
 
 from __future__ import annotations
@@ -16,18 +16,10 @@ from typing import Any, Literal
 
 import httpx2
 import pytest
-from django.apps import apps
 from django.utils import timezone
 
-from accounts import logins
-from accounts.grants import CHAT, LOG_IN, SCOPES
+from accounts.grants import LOG_IN, SCOPES
 from accounts.models import ApiKey, User
-from accounts.tokens import issue, refresh_claims_of
-from conversations.models import Writer
-from rag.dense import pack
-from rag.models import Chunk, Document, KnowledgeBase
-from rag.ngrams import DIMENSION, passage_vectors
-from rag.terms import pack_terms
 from tests.chat.sockets import opened, token_of
 from tests.conftest import (
     PASSWORD,
@@ -35,12 +27,13 @@ from tests.conftest import (
     Served,
     client_with,
     make_key,
-    make_user,
+    remove_rows,
+    until_idle,
 )
 from tests.described import assert_described
 from tests.fake_provider import FakeProvider
-from tests.rag.embeddings import make_base
 from tests.routes import METHODS, api_routes, socket_paths
+from tests.world import ACTORS, MODELS, NOBODY, OTHERS, Cast, World, make_world
 
 Door = Literal["open", "signed in", "owner"]
 
@@ -177,16 +170,6 @@ ROWS = [
 ]
 # WebSockets that open for the owner of what their path names.
 SOCKETS = ["/ws/chat/{conversation_id}"]
-NOBODY = (
-    "anonymous",
-    "alice deactivated",
-    "alice logged out",
-    "alice logged out everywhere",
-    "alice with a refresh token",
-    "alice with an expired key",
-)
-OTHERS = ("mallory", "staff")
-ACTORS = (*NOBODY, *OTHERS, "alice")
 
 
 def named(rows: list[Row]) -> list[Any]:
@@ -204,73 +187,43 @@ keyed_rows = pytest.mark.parametrize(
 guarded_rows = pytest.mark.parametrize("row", named(GUARDED))
 
 
+@pytest.fixture(scope="module")
+def once(
+    served: Served, provider_process: FakeProvider, django_db_blocker: Any
+) -> World:
+    """The world as it was made; its rows are put back for each test."""
+    provider_process.reset()
+    with django_db_blocker.unblock():
+        made = make_world(served)
+        until_idle(served)
+        remove_rows()
+    return made
+
+
 @pytest.fixture
-def owned(as_alice: Client, alice: User) -> dict[str, Any]:
+def world(server: Served, once: World) -> World:
+    once.put_back()
+    return once
+
+
+@pytest.fixture
+def alice(world: World) -> User:
+    return User.objects.get(username="alice")
+
+
+@pytest.fixture
+def owned(world: World) -> dict[str, Any]:
     """What Alice owns, one of each kind, and the refresh token of someone else."""
-    conversation = as_alice.conversation()
-    as_alice.ask(conversation, "A question of Alice's")
-    base = make_base(as_alice, kb_name="A base of Alice's")
-    document = stored_document(uuid.UUID(base), "A document of Alice's")
-    return {
-        "conversation_id": conversation,
-        "kb_id": base,
-        "doc_id": document,
-        "key_id": str(make_key(alice, CHAT)[0].pk),
-        "refresh": logins.begin(make_user("carol")).refresh,
-    }
-
-
-def stored_document(base: uuid.UUID, text: str) -> str:
-    """A ready document of one chunk, without the second that an upload takes."""
-    document = Document.objects.create(
-        knowledge_base_id=base,
-        name="alice.txt",
-        type="txt",
-        sha256=uuid.uuid4().hex * 2,
-        embedding_model="local-ngram",
-        status=Document.Status.READY,
-        chunks_total=1,
-        created_at=timezone.now(),
-    )
-    Chunk.objects.create(
-        document=document,
-        ordinal=0,
-        text=text,
-        start=0,
-        end=len(text),
-        embedding=pack(passage_vectors([text])[0]),
-        terms=pack_terms(text),
-    )
-    KnowledgeBase.objects.filter(pk=base).update(dimension=DIMENSION, version=1)
-    return str(document.pk)
+    return world.owned
 
 
 @pytest.fixture
-def cast(
-    server: Served, alice: User, owned: dict[str, Any]
-) -> Iterator[dict[str, Client]]:
+def cast(server: Served, world: World) -> Iterator[Cast]:
     """A client for each actor; a deactivated Alice is so from her request on."""
-    make_user("bob")
-    staff = User.objects.create_superuser("root", password=PASSWORD)
-    ended = logins.begin(alice)
-    logins.end(refresh_claims_of(ended.refresh))
-    bearers = {
-        "anonymous": "",
-        "mallory": issue(make_user("mallory")),
-        "staff": issue(staff),
-        "alice logged out": ended.token,
-        "alice with a refresh token": logins.begin(alice).refresh,
-        "alice with an expired key": make_key(
-            alice, *SCOPES, expires_at=timezone.now()
-        )[1],
-    }
     with ExitStack() as stack:
-        yield {
-            name: stack.enter_context(
-                client_with(server, bearers.get(name, issue(alice)))
-            )
-            for name in ACTORS
-        }
+        yield Cast(
+            lambda actor: stack.enter_context(client_with(server, world.bearers[actor]))
+        )
 
 
 def befall(actor: str) -> None:
@@ -292,8 +245,7 @@ def expected_status(row: Row, actor: str) -> int:
 
 def stored() -> dict[str, list[Any]]:
     """Every row there is, except the heartbeats of serving processes."""
-    models = [m for m in apps.get_models() if m is not Writer]
-    return {m._meta.label: list(m._default_manager.values()) for m in models}
+    return {m._meta.label: list(m._default_manager.values()) for m in MODELS}
 
 
 def without_request_id(response: httpx2.Response) -> tuple[Any, ...]:
@@ -354,7 +306,7 @@ class TestTheTable:
             assert (method, response.status_code) == (method, 405)
             assert response.json()["code"] == "method_not_allowed"
 
-    def test_the_admin_takes_no_bearer_token(self, cast: dict[str, Client]) -> None:
+    def test_the_admin_takes_no_bearer_token(self, cast: Cast) -> None:
         response = cast["staff"].get("/admin/")
 
         assert response.status_code == 302
@@ -364,7 +316,7 @@ class TestTheTable:
 @pytest.mark.parametrize("actor", ACTORS)
 @all_rows
 def test_the_door_decides_the_status(
-    row: Row, actor: str, cast: dict[str, Client], owned: dict[str, Any]
+    row: Row, actor: str, cast: Cast, owned: dict[str, Any]
 ) -> None:
     befall(actor)
 
@@ -376,7 +328,7 @@ def test_the_door_decides_the_status(
 
 @all_rows
 def test_a_slash_at_the_end_changes_nothing(
-    row: Row, cast: dict[str, Client], owned: dict[str, Any]
+    row: Row, cast: Cast, owned: dict[str, Any]
 ) -> None:
     response = cast["alice"].request(**row.request(owned, slash="/"))
 
@@ -386,7 +338,7 @@ def test_a_slash_at_the_end_changes_nothing(
 @pytest.mark.parametrize("actor", OTHERS)
 @owners_rows
 def test_what_is_someone_elses_answers_like_what_is_not_there(
-    row: Row, actor: str, cast: dict[str, Client], owned: dict[str, Any]
+    row: Row, actor: str, cast: Cast, owned: dict[str, Any]
 ) -> None:
     foreign = cast[actor].request(**row.request(owned))
     unknown = cast[actor].request(**row.request(UNKNOWN))
@@ -396,7 +348,7 @@ def test_what_is_someone_elses_answers_like_what_is_not_there(
 
 @owners_rows
 def test_an_unknown_id_is_a_404_for_its_would_be_owner_too(
-    row: Row, cast: dict[str, Client]
+    row: Row, cast: Cast
 ) -> None:
     assert cast["alice"].request(**row.request(UNKNOWN)).status_code == 404
 
@@ -406,7 +358,7 @@ def test_an_unknown_id_is_a_404_for_its_would_be_owner_too(
 def test_a_refused_request_changes_nothing(
     row: Row,
     actor: str,
-    cast: dict[str, Client],
+    cast: Cast,
     owned: dict[str, Any],
     provider: FakeProvider,
 ) -> None:
@@ -422,7 +374,7 @@ def test_a_refused_request_changes_nothing(
 @pytest.mark.parametrize("actor", OTHERS)
 @guarded_rows
 def test_no_answer_to_others_names_what_alice_owns(
-    row: Row, actor: str, cast: dict[str, Client], owned: dict[str, Any]
+    row: Row, actor: str, cast: Cast, owned: dict[str, Any]
 ) -> None:
     response = cast[actor].request(**row.request(owned))
 
@@ -434,7 +386,7 @@ def test_no_answer_to_others_names_what_alice_owns(
 @pytest.mark.parametrize("actor", ACTORS)
 @all_sockets
 def test_a_socket_opens_for_its_owner_alone(
-    path: str, actor: str, cast: dict[str, Client], owned: dict[str, Any]
+    path: str, actor: str, cast: Cast, owned: dict[str, Any]
 ) -> None:
     befall(actor)
     before = stored()
@@ -448,7 +400,7 @@ def test_a_socket_opens_for_its_owner_alone(
 @pytest.mark.parametrize("actor", OTHERS)
 @all_sockets
 def test_someone_elses_socket_is_closed_like_one_that_is_not_there(
-    path: str, actor: str, cast: dict[str, Client], owned: dict[str, Any]
+    path: str, actor: str, cast: Cast, owned: dict[str, Any]
 ) -> None:
     foreign = told_by_socket(cast[actor], path.format(**owned))
     unknown = told_by_socket(cast[actor], path.format(**UNKNOWN))
