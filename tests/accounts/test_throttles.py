@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import bcrypt
 import pytest
+from django.conf import settings as django_settings
 from django.db import connection
 from django.test import Client as Browser
 from redis import Redis
@@ -19,6 +20,7 @@ from tests import served
 from tests.conftest import PASSWORD, REDIS_PASSWORD, client_of, make_user, serving
 
 HERE, THERE = "198.51.100.1", "203.0.113.9"
+PROXIES = ("127.0.0.1",)
 TOO_MANY = {
     "error": "Too many failed log-ins; try again later.",
     "code": "rate_limited",
@@ -36,15 +38,25 @@ def configure(settings):
     return change
 
 
+@pytest.fixture(scope="module")
+def proxied(django_db_blocker, served):
+    """A server that was made when this machine was a proxy; the others' is not."""
+    before = django_settings.CONFIG
+    behind = replace(before.server, trusted_proxies=PROXIES)
+    django_settings.CONFIG = replace(before, server=behind)
+    with django_db_blocker.unblock():
+        for made in serving():
+            django_settings.CONFIG = before
+            yield made
+
+
 @pytest.fixture
-def behind_proxy(server, configure):
-    """A server that believes this machine's X-Forwarded-For; Alice has an account."""
-    # The server that other tests use, which is made but once, stands by then.
-    configure("server", trusted_proxies=("127.0.0.1",))
+def behind_proxy(server, proxied, configure):
+    """A client of a server that believes X-Forwarded-For; Alice has an account."""
+    configure("server", trusted_proxies=PROXIES)
     make_user("alice")
-    for proxied in serving():
-        with client_of(proxied, None) as client:
-            yield client
+    with client_of(proxied, None) as client:
+        yield client
 
 
 @pytest.fixture(params=["sql", "redis"])
