@@ -16,7 +16,7 @@ import pytest
 from tests import fake_provider, redis_server
 from tests.fake_provider import FakeProvider
 from tests.ports import free_port
-from tests.served import ServeProcess, fake_section, serving
+from tests.served import PATIENCE, ServeProcess, fake_section, serving
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,7 @@ def test_a_taken_port_is_one_clear_line(server: ServeProcess, tmp_path: Path) ->
     second = ServeProcess(tmp_path, config={"server": {"port": server.port}})
     second.start()
 
-    assert second.wait(20) == 1
+    assert second.wait(PATIENCE) == 1
     assert second.log.strip() == (
         f"CommandError: Cannot listen on 127.0.0.1:{server.port}: "
         "Address already in use. Another program uses it; "
@@ -189,7 +189,7 @@ def test_a_database_that_cannot_be_opened_is_one_clear_line(tmp_path: Path) -> N
     server = ServeProcess(tmp_path, config={**config, "jwt": {"secret": "x" * 32}})
     server.start()
 
-    assert server.wait(20) == 1
+    assert server.wait(PATIENCE) == 1
     assert server.log.startswith("CommandError: The database cannot be used: ")
     assert len(server.log.strip().splitlines()) == 1
     assert "secret" not in server.log
