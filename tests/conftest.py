@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, settings as hypothesis_settings
 from llmbackend import cache
 from llmbackend.config import Provider
 from tests import fake_provider, postgresql_server, redis_server
+from tests.distribution import ByFile, turn
 from tests.postgresql_server import PostgreSQLServer
 
 PASSWORD = "correct horse battery"
@@ -32,6 +33,15 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("patient")
 # Bases that name no model need no provider.
 RAG = replace(django_settings.CONFIG.rag, default_embedding_model="local-ngram")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return ByFile(config, log) if config.option.dist == "load" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=turn)
 
 
 @pytest.fixture(scope="session")
