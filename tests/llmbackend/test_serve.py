@@ -265,7 +265,8 @@ class TestWorkers:
             workers = server.workers()
             server.terminate()
 
-            assert server.wait(1 + 5) == 0
+            # How soon is for test_shutdown.
+            assert server.wait(PATIENCE) == 0
             assert not any(worker.is_running() for worker in workers)
 
     def test_none_outlives_its_supervisor(self, tmp_path: Path) -> None:
