@@ -71,9 +71,7 @@ def project() -> Iterator[None]:
     """The project on a database of its own, gone afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.yaml"
-        config.write_text(
-            "sqlite: {path: benchmark.db}\nrag: {max_documents: 100000}\n"
-        )
+        config.write_text("sqlite: {path: benchmark.db}\nlimits: {documents: 100000}\n")
         os.environ["LLMBACKEND_CONFIG"] = str(config)
         os.environ.setdefault("DJANGO_SETTINGS_MODULE", "llmbackend.settings")
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
