@@ -24,10 +24,12 @@ from numpy.typing import NDArray
 
 from llmbackend.local.e5 import E5
 from rag import ngrams
+from rag.bias import bias_of
 from rag.dense import DenseIndex, pack
 from rag.fusion import Mode, fused, keyword_weight
 from rag.keyword import KeywordIndex
-from rag.terms import pack_terms, question_terms
+from rag.scripts import is_spaced
+from rag.terms import pack_terms, question_terms, terms_of
 
 LANGUAGES = ("zh", "en")
 TABLE = "{:12} {:4} {:7} {:8} {:>8} {:>8} {:>8} {:>8}"
@@ -129,6 +131,7 @@ def ranks(
     dense = DenseIndex(size=len(base.vectors), dimension=base.vectors.shape[1])
     dense.fill([pack(vector) for vector in base.vectors])
     index = KeywordIndex.build([pack_terms(text) for text in base.paragraphs])
+    bias = bias_of(dense, index.unspaced) if embedder.strong else None
     found: dict[Mode, list[int]] = {mode: [] for mode in get_args(Mode)}
     for at, question in enumerate(texts.questions):
         terms = question_terms(question)
@@ -140,7 +143,17 @@ def ranks(
                 strong_embedder=embedder.strong,
                 known_share=index.known_share(terms),
             )
-            order = [base.numbers[it.row] for it in fused(near, named, weight=weight)]
+            nearness = stand_in = None
+            if mode == "hybrid" and bias is not None:
+                nearness, stand_in = bias.corrected(
+                    near,
+                    spaced=is_spaced(terms_of(question)),
+                    held=index.held(terms, named),
+                )
+            ranked = fused(
+                near, named, weight=weight, nearness=nearness, stand_in=stand_in
+            )
+            order = [base.numbers[it.row] for it in ranked]
             right = np.flatnonzero(np.array(order) == texts.answers[at])
             ranking.append(int(right[0]) if len(right) else len(base.numbers))
     return found

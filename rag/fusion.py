@@ -55,27 +55,38 @@ def keyword_weight(mode: Mode, *, strong_embedder: bool, known_share: float) -> 
     return KEYWORD_WEIGHT * known_share
 
 
-def fused(dense: Floats, keyword: Floats, *, weight: float) -> list[Ranked]:
+def fused(
+    dense: Floats,
+    keyword: Floats,
+    *,
+    weight: float,
+    nearness: Floats | None = None,
+    stand_in: Floats | None = None,
+) -> list[Ranked]:
     """
     What either side found, best first; of equals the row that comes first.
 
     Takes both sides' scores of every row, (n,) each. Keywords find only what has a term
-    of the question, a score above 0. A side that weighs nothing finds nothing.
+    of the question, a score above 0. A side that weighs nothing finds nothing. Rows are
+    ranked by `nearness` in place of `dense`, if it is given, and by `stand_in` of its
+    scaled value where keywords say less.
 
     >>> near, named = np.float32([1, 0.5, 0]), np.float32([0, 2, 4])
     >>> [(found.row, found.score) for found in fused(near, named, weight=0.25)]
     [(0, 0.75), (1, 0.5), (2, 0.25)]
     """
-    near = _best(dense) if weight < 1 else _NOTHING
+    near = _best(dense if nearness is None else nearness) if weight < 1 else _NOTHING
     named = _best(keyword, found=keyword > 0) if weight > 0 else _NOTHING
     rows = np.union1d(near.rows, named.rows)
-    scores = (1 - weight) * _at(rows, near, near.scaled)
-    scores += weight * _at(rows, named, named.scaled)
+    meant, said = _at(rows, near, near.scaled), _at(rows, named, named.scaled)
+    if stand_in is not None:
+        said = np.maximum(said, stand_in[rows] * meant)
+    scores = (1 - weight) * meant + weight * said
     order = np.argsort(-scores, kind="stable")
     columns = (
         rows[order],
         scores[order].clip(0, 1),
-        _at(rows, near, near.scores)[order],
+        _at(rows, near, dense[near.rows])[order],
         _at(rows, named, named.scores)[order],
     )
     return [

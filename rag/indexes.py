@@ -14,6 +14,7 @@ from django.db.models.functions import Length
 from numpy.typing import NDArray
 
 from llmbackend import metrics
+from rag.bias import Bias, bias_of
 from rag.dense import DenseIndex
 from rag.embedders import LOCAL_NGRAM
 from rag.keyword import KeywordBuilder, KeywordIndex
@@ -83,7 +84,7 @@ class Scored:
 
     `terms` are the question's. `dense` is cosines, None without a vector; `keyword` is
     BM25, 0 without a term in common. `index` knows of the question's terms, perhaps of
-    no others.
+    no others. `bias` is None for n-grams.
     """
 
     ids: NDArray[np.int64]
@@ -91,6 +92,7 @@ class Scored:
     dense: Vector | None
     keyword: Vector
     index: KeywordIndex
+    bias: Bias | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +100,8 @@ class Index:
     """
     Both sides of one version of a base; row i of each is the chunk `ids[i]`.
 
-    `idf`, for the n-gram embedder alone, is what weighs a question's n-grams.
+    `idf`, for the n-gram embedder alone, is what weighs a question's n-grams; `bias` is
+    for any other.
     """
 
     version: int
@@ -106,10 +109,12 @@ class Index:
     dense: DenseIndex
     keyword: KeywordIndex
     idf: NDArray[np.float32] | None
+    bias: Bias | None
 
     @property
     def nbytes(self) -> int:
-        return int(self.ids.nbytes + self.dense.nbytes + self.keyword.nbytes)
+        bias = self.bias.nbytes if self.bias else 0
+        return int(self.ids.nbytes + self.dense.nbytes + self.keyword.nbytes + bias)
 
     def scored(self, asked: Asked) -> Scored:
         """How near each chunk is to a question."""
@@ -122,6 +127,7 @@ class Index:
             dense=None if vector is None else self.dense.scores(vector),
             keyword=self.keyword.scores(asked.terms),
             index=self.keyword,
+            bias=self.bias,
         )
 
 
@@ -223,6 +229,7 @@ class Indexes:
             dense=dense,
             keyword=keywords,
             idf=idf_of(dense.matrix) if ngram else None,
+            bias=None if ngram else bias_of(dense, keywords.unspaced),
         )
         return index if index.nbytes <= self._budget else None
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rag.scripts import are_unspaced, characters_in
 from rag.terms import MOST, Ids, Unpacked, unpack
 
 K1 = 1.2
@@ -44,9 +45,14 @@ class KeywordIndex:
         starts: NDArray[np.int64],
         postings: NDArray[np.uint32],
         lengths: NDArray[np.int64],
+        unspaced: NDArray[np.bool],
     ) -> None:
-        """`lengths` says how many terms each chunk has."""
+        """
+        `lengths` says how many terms each chunk has, `unspaced` which are written
+        without spaces.
+        """
         self.size = len(lengths)
+        self.unspaced = unspaced
         self._ids, self._starts, self._postings = ids, starts, postings
         mean = float(lengths.sum()) / max(1, self.size) or 1.0
         self._dampers = (K1 * (1 - B + B / mean * lengths)).astype(np.float32)
@@ -62,7 +68,7 @@ class KeywordIndex:
     def nbytes(self) -> int:
         """What the index keeps in memory: about 4 bytes a posting."""
         arrays = self._ids, self._starts, self._postings, self._dampers
-        return sum(array.nbytes for array in arrays)
+        return sum(array.nbytes for array in arrays) + self.unspaced.nbytes
 
     def scores(self, question: Ids) -> Scores:
         """(size,) float32: the BM25 of every chunk, 0 for one without any term."""
@@ -90,6 +96,15 @@ class KeywordIndex:
         found = np.ones(len(terms))
         found[known] = np.diff(spans, axis=1)[:, 0]
         return np.log1p((self.size - found + 0.5) / (found + 0.5)).astype(np.float32)
+
+    def held(self, question: Ids, scores: Scores) -> float:
+        """
+        How much of the question the best chunk holds by its `scores`, 0..1.
+
+        1 is when it holds every term often enough for more not to count.
+        """
+        most = float(self.idf(question).sum())
+        return float(scores.max(initial=0)) / most if most else 0.0
 
     def known_share(self, question: Ids) -> float:
         """The share of the question's distinct terms that the base has; 0 of none."""
@@ -126,6 +141,7 @@ class KeywordBuilder:
         self._keys = np.empty(postings, np.uint64)
         self._used = 0
         self._lengths: list[NDArray[np.int64]] = []
+        self._unspaced: list[NDArray[np.bool]] = []
         self._size = 0
 
     def add(self, rows: Sequence[bytes | memoryview]) -> None:
@@ -139,7 +155,10 @@ class KeywordBuilder:
         if self._size > MOST_ROWS:
             raise ValueError(f"a keyword index holds at most {MOST_ROWS} chunks")
         of = np.repeat(chunks, part.sizes)
-        self._lengths.append(_sums(part.counts, part.sizes))
+        lengths = _sums(part.counts, part.sizes)
+        characters = _sums(characters_in(part), part.sizes)
+        self._lengths.append(lengths)
+        self._unspaced.append(are_unspaced(characters, lengths))
         if self._only is not None:
             wanted = np.flatnonzero(np.isin(part.ids, self._only))
             part = Unpacked(part.ids[wanted], part.counts[wanted], part.sizes)
@@ -163,13 +182,21 @@ class KeywordBuilder:
         """The index of all rows added; the builder is empty afterwards."""
         keys, self._keys = self._keys, np.empty(0, np.uint64)
         lengths = np.concatenate([np.zeros(0, np.int64), *self._lengths])
+        unspaced = np.concatenate([np.zeros(0, np.bool), *self._unspaced])
         used, self._used, self._lengths, self._size = self._used, 0, [], 0
+        self._unspaced = []
         # Terms together, and within one its chunks in order; this is most of the work,
         # and numpy lets other threads run meanwhile.
         keys[:used].sort()
         ids, starts = _runs(keys[:used])
         postings = _lower_halves(keys, size=used)
-        return KeywordIndex(ids=ids, starts=starts, postings=postings, lengths=lengths)
+        return KeywordIndex(
+            ids=ids,
+            starts=starts,
+            postings=postings,
+            lengths=lengths,
+            unspaced=unspaced,
+        )
 
 
 def _lower_halves(keys: Keys, *, size: int) -> NDArray[np.uint32]:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from rag.embedders import LOCAL_E5, LOCAL_NGRAM
 from rag.overlap import Overlap
 from rag.passages import Passage
-from rag.terms import Ids, Terms, terms_of
+from rag.scripts import is_spaced
+from rag.terms import Ids, terms_of
 
 # A passage that holds this much of a question is about it however far it is: error
 # numbers and names mean little to an embedder. What is not among the nearest 100 of a
@@ -77,7 +78,7 @@ def is_relevant(
     """Whether any passage is relevant by its embedding model's thresholds."""
     thresholds = _THRESHOLDS.get(embedding_model, _UNKNOWN_SCALE)
     overlap = Overlap(question, idf=idf)
-    spaced = _is_spaced(terms_of(question))
+    spaced = is_spaced(terms_of(question))
     for passage in passages:
         needed = thresholds.share_at(passage.dense, spaced=spaced)
         if not needed:
@@ -85,11 +86,6 @@ def is_relevant(
         terms = terms_of(passage.content)
         if overlap.share(terms) >= needed:
             return True
-        if thresholds.across_scripts and _is_spaced(terms) != spaced:
+        if thresholds.across_scripts and is_spaced(terms) != spaced:
             return True
     return False
-
-
-def _is_spaced(terms: Terms) -> bool:
-    """Whether a text is written in words, more than in characters without spaces."""
-    return len(terms.words) > len(terms.characters)

@@ -25,7 +25,8 @@ from rag.passages import Passage, joined, shown
 from rag.quoting import Quote, best_sentences
 from rag.relevance import is_relevant
 from rag.scanning import scanned
-from rag.terms import question_terms
+from rag.scripts import is_spaced
+from rag.terms import question_terms, terms_of
 
 FETCHED_AT_ONCE = 20
 
@@ -92,7 +93,10 @@ class Knowledge:
         if not len(scored[0].ids):
             return nothing
         ranked = blended(
-            [_ranked(base, each, mode=mode) for each in scored],
+            [
+                _ranked(base, reading, each, mode=mode)
+                for reading, each in zip(readings, scored, strict=True)
+            ],
             [reading.weight for reading in readings],
         )
         passages = shown(_fetched(base, scored[0].ids, ranked), top_k=top_k)
@@ -169,7 +173,9 @@ def texts_of(*, base: Base, chunk_ids: Sequence[Sequence[int]]) -> list[str]:
     return texts
 
 
-def _ranked(base: Base, scored: Scored, *, mode: Mode) -> list[Ranked]:
+def _ranked(
+    base: Base, reading: Reading, scored: Scored, *, mode: Mode
+) -> list[Ranked]:
     weight = keyword_weight(
         mode,
         strong_embedder=base.embedding_model != LOCAL_NGRAM,
@@ -179,7 +185,16 @@ def _ranked(base: Base, scored: Scored, *, mode: Mode) -> list[Ranked]:
     if dense is None or not dense.any():
         # A question of no words has no direction: nothing is near it.
         return fused(np.zeros_like(scored.keyword), scored.keyword, weight=1)
-    return fused(dense, scored.keyword, weight=weight)
+    if mode != "hybrid" or scored.bias is None:
+        return fused(dense, scored.keyword, weight=weight)
+    nearness, stand_in = scored.bias.corrected(
+        dense,
+        spaced=is_spaced(terms_of(reading.text)),
+        held=scored.index.held(scored.terms, scored.keyword),
+    )
+    return fused(
+        dense, scored.keyword, weight=weight, nearness=nearness, stand_in=stand_in
+    )
 
 
 def _fetched(

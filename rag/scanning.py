@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
+from rag.bias import Bias, Centres
 from rag.dense import DenseIndex
 from rag.embedders import LOCAL_NGRAM
 from rag.indexes import Asked, Base, Contents, Scored, Vector, contents_of, rows_of
-from rag.keyword import KeywordBuilder
+from rag.keyword import KeywordBuilder, KeywordIndex
 from rag.ngrams import DIMENSION, idf_from, query_vector
 
 
@@ -17,47 +19,75 @@ def scanned(base: Base, asked: Sequence[Asked]) -> list[Scored]:
     """
     What an index would say to each of some questions, slower.
 
-    Reads every chunk once for all of them, with n-grams twice.
+    Reads the terms of every chunk once for all of them, and its vector twice.
     """
     contents = contents_of(base.id)
-    vectors = [question.vector for question in asked]
+    index = scanned_keywords(contents, asked)
+    vectors = [each.vector for each in asked if each.vector is not None]
+    dense: Sequence[Vector | None] = [None] * len(asked)
+    bias = None
     if base.embedding_model == LOCAL_NGRAM:
         idf = scanned_idf(contents)
-        vectors = [query_vector(question.text, idf) for question in asked]
-    dense = [[np.zeros(0, np.float32)] for _ in asked]
-    only = np.unique(np.concatenate([question.terms for question in asked]))
-    keyword = KeywordBuilder(only=only)
-    for part in rows_of(contents, "embedding", "terms"):
-        keyword.add([terms for _, terms in part])
-        rows = [row for row, _ in part]
-        for vector, scores in zip(vectors, dense, strict=True):
-            if vector is not None:
-                block = block_of(rows, dimension=len(vector))
-                scores.append(block.scores(vector))
-    index = keyword.finish()
+        made = [query_vector(each.text, idf) for each in asked]
+        dense = scanned_scores(contents, made)
+    elif len(vectors) == len(asked):
+        centres = scanned_centres(contents, index.unspaced, dimension=len(vectors[0]))
+        *dense, centrality = scanned_scores(contents, [*vectors, centres.centre])
+        bias = Bias(centrality=centrality, unspaced=index.unspaced, lift=centres.lift)
     return [
         Scored(
             ids=contents.ids,
-            terms=question.terms,
-            dense=None if vector is None else np.concatenate(scores),
-            keyword=index.scores(question.terms),
+            terms=each.terms,
+            dense=scores,
+            keyword=index.scores(each.terms),
             index=index,
+            bias=bias,
         )
-        for question, vector, scores in zip(asked, vectors, dense, strict=True)
+        for each, scores in zip(asked, dense, strict=True)
     ]
+
+
+def scanned_keywords(contents: Contents, asked: Sequence[Asked]) -> KeywordIndex:
+    """The keywords of a base that some questions ask for."""
+    only = np.unique(np.concatenate([each.terms for each in asked]))
+    keyword = KeywordBuilder(only=only)
+    for part in rows_of(contents, "terms"):
+        keyword.add([terms for (terms,) in part])
+    return keyword.finish()
+
+
+def scanned_scores(contents: Contents, vectors: Sequence[Vector]) -> list[Vector]:
+    """For each vector its inner product with every row of a base, (n,)."""
+    found: list[list[Vector]] = [[np.zeros(0, np.float32)] for _ in vectors]
+    for block in blocks_of(contents, dimension=len(vectors[0])):
+        for vector, scores in zip(vectors, found, strict=True):
+            scores.append(block.scores(vector))
+    return [np.concatenate(scores) for scores in found]
+
+
+def scanned_centres(
+    contents: Contents, unspaced: NDArray[np.bool], *, dimension: int
+) -> Centres:
+    """The centres of a base, given which of its chunks are without spaces."""
+    centres, start = Centres(dimension=dimension), 0
+    for block in blocks_of(contents, dimension=dimension):
+        end = start + len(block.matrix)
+        centres.add(block.matrix, unspaced[start:end])
+        start = end
+    return centres
 
 
 def scanned_idf(contents: Contents) -> Vector:
     """How rare each bucket of n-grams is in a base: (DIMENSION,) float32."""
     used = np.zeros(DIMENSION, np.int64)
-    for part in rows_of(contents, "embedding"):
-        block = block_of([row for (row,) in part], dimension=DIMENSION)
+    for block in blocks_of(contents, dimension=DIMENSION):
         used += np.count_nonzero(block.matrix, axis=0)
     return idf_from(used, len(contents.ids))
 
 
-def block_of(rows: Sequence[bytes | memoryview], *, dimension: int) -> DenseIndex:
-    """Some rows of a base, those deleted as zeros, to be scored and forgotten."""
-    block = DenseIndex(size=len(rows), dimension=dimension)
-    block.fill([row or bytes(4 * dimension) for row in rows])
-    return block
+def blocks_of(contents: Contents, *, dimension: int) -> Iterator[DenseIndex]:
+    """The rows of a base, those deleted as zeros, some at a time."""
+    for part in rows_of(contents, "embedding"):
+        block = DenseIndex(size=len(part), dimension=dimension)
+        block.fill([row or bytes(4 * dimension) for (row,) in part])
+        yield block

@@ -80,9 +80,14 @@ def terms_of(text: str) -> Terms:
     pairs = unspaced[:-1] & unspaced[1:]
     return Terms(
         words=_ids(_word_id(word[:LONGEST_WORD]) for word in WORD.findall(folded)),
-        characters=_hashed(codes[unspaced], np.uint32(0)),
+        characters=character_ids(codes[unspaced]),
         pairs=_hashed(codes[:-1][pairs], codes[1:][pairs]),
     )
+
+
+def character_ids(codes: Ids) -> Ids:
+    """The ids of characters without spaces, by their code points."""
+    return _hashed(codes, np.uint32(0))
 
 
 def pack_terms(text: str) -> bytes:

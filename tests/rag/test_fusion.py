@@ -118,6 +118,32 @@ def test_an_empty_base_has_nothing(weight):
     assert fuse([], [], weight) == []
 
 
+def test_rows_are_ranked_by_their_nearness_and_told_by_their_cosine():
+    ranking = fused(
+        np.array([0.9, 0.8, 0.6], np.float32),
+        np.zeros(3, np.float32),
+        weight=0,
+        nearness=np.array([0.5, 0.6, 0.7], np.float32),
+    )
+
+    assert rows(ranking) == [2, 1, 0]
+    assert [found.score for found in ranking] == pytest.approx([1, 0.5, 0], abs=1e-6)
+    assert [found.dense for found in ranking] == pytest.approx([0.6, 0.8, 0.9])
+
+
+def test_nearness_stands_in_for_keywords_where_they_say_less():
+    ranking = fused(
+        np.array([1, 1, 0.5, 0], np.float32),
+        np.array([0, 4, 1, 0], np.float32),
+        weight=0.5,
+        stand_in=np.array([0.5, 0.5, 1, 1], np.float32),
+    )
+
+    assert rows(ranking) == [1, 0, 2, 3]
+    assert [found.score for found in ranking] == [1, 0.75, 0.5, 0]
+    assert [found.keyword for found in ranking] == [4, 0, 1, 0]
+
+
 def ranked(row: int, score: float, *, dense: float = 0, keyword: float = 0) -> Ranked:
     return Ranked(row=row, score=score, dense=dense, keyword=keyword)
 

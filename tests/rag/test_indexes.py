@@ -53,7 +53,11 @@ def filled(owner: Any, *, chunks: int = 20, documents: int = 1) -> KnowledgeBase
 
 
 def document(
-    base: KnowledgeBase, *, chunks: int = 20, status: str = "ready"
+    base: KnowledgeBase,
+    *,
+    chunks: int = 20,
+    status: str = "ready",
+    text: str = "chunk {}",
 ) -> Document:
     made = Document.objects.create(
         knowledge_base=base,
@@ -69,11 +73,11 @@ def document(
         Chunk(
             document=made,
             ordinal=n,
-            text=f"chunk {n}",
+            text=text.format(n),
             start=n,
             end=n + 1,
             embedding=pack(vector.astype(np.float32)),
-            terms=pack_terms(f"chunk {n}"),
+            terms=pack_terms(text.format(n)),
         )
         for n, vector in enumerate(vectors)
     )
@@ -254,6 +258,7 @@ class TestTheBudget:
 class TestScanning:
     def test_it_says_what_the_index_says(self, owner: Any) -> None:
         base = filled(owner, chunks=4100)
+        document(base, chunks=30, text="第{}章")
         index = index_of(Indexes(budget=PLENTY), base)
         asked = Asked(
             text="chunk 7",
@@ -268,6 +273,14 @@ class TestScanning:
         np.testing.assert_array_equal(scored.ids, kept.ids)
         np.testing.assert_allclose(scored.dense, kept.dense, atol=1e-6)
         np.testing.assert_array_equal(scored.keyword, kept.keyword)
+        assert scored.bias is not None
+        assert kept.bias is not None
+        np.testing.assert_array_equal(scored.bias.unspaced, kept.bias.unspaced)
+        np.testing.assert_allclose(
+            scored.bias.centrality, kept.bias.centrality, atol=1e-6
+        )
+        assert scored.bias.lift == pytest.approx(kept.bias.lift, abs=1e-6)
+        assert scored.bias.lift is not None
         np.testing.assert_array_equal(
             scored.index.idf(asked.terms), kept.index.idf(asked.terms)
         )

@@ -67,6 +67,19 @@ def test_an_index_of_the_asked_terms_alone_answers_alike(pages, question):
     assert part.idf(asked).tolist() == whole.idf(asked).tolist()
 
 
+def test_what_is_held_of_a_question_is_the_best_chunks_share():
+    pages = [*PAGES, "landlord deposit " * 50]
+    index = KeywordIndex.build(rows_of(pages))
+
+    def held(question: str) -> float:
+        asked = question_terms(question)
+        return index.held(asked, index.scores(asked))
+
+    assert 0.9 < held("landlord deposit") < 1
+    assert 0 < held("landlord unheard deposit whatever") < 0.6
+    assert held("unheard") == held("") == 0
+
+
 def test_an_index_of_the_asked_terms_alone_keeps_no_others():
     builder = KeywordBuilder(only=question_terms("deposit"))
     builder.add(rows_of(PAGES))

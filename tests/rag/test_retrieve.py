@@ -17,6 +17,7 @@ from tests.rag.embeddings import (
     STATUTE,
     Embeddings,
     added,
+    bilingual,
     found,
     is_refused,
     make_base,
@@ -266,6 +267,66 @@ class TestARemoteModel:
         is_refused(retrieve(as_alice, remote_base, "x"), 400, "unknown_embedding_model")
         is_refused(upload(as_alice, remote_base, "x"), 400, "unknown_embedding_model")
         assert found(as_alice, remote_base, "不可抗力", mode="keyword")
+
+
+class TestABaseInTwoLanguages:
+    """Half of what it holds is in Chinese, and half in English."""
+
+    TEXTS = (
+        "雨燕几乎一生都在空中度过。",
+        "鹳没有声音,用喙发出声响。",
+        "A lease may not last longer than twenty years.",
+        "The rent is due on the first of the month.",
+    )
+
+    @pytest.fixture
+    def bilingual_base(
+        self, as_alice: Client, remote_base: str, embeddings: Embeddings
+    ) -> str:
+        embeddings.vector = bilingual
+        for number, text in enumerate(self.TEXTS):
+            added(as_alice, remote_base, text, name=f"{number}.txt")
+        return remote_base
+
+    @pytest.mark.parametrize("budget", [1 << 30, 0])
+    @pytest.mark.parametrize(
+        ("question", "answer", "cosine"),
+        [
+            ("租期最长多久?", 2, 0.41),
+            ("How do storks make themselves heard?", 1, 0.41),
+            ("雨燕在哪里度过一生?", 0, 1),
+            ("When is the rent due?", 3, 1),
+        ],
+    )
+    def test_the_answer_is_found_in_either(
+        self,
+        server: Served,
+        as_alice: Client,
+        bilingual_base: str,
+        budget: int,
+        question: str,
+        answer: int,
+        cosine: float,
+    ) -> None:
+        knowledge = server.application.knowledge
+        kept, knowledge.indexes = knowledge.indexes, Indexes(budget=budget)
+        try:
+            passages = found(as_alice, bilingual_base, question)
+        finally:
+            knowledge.indexes = kept
+
+        assert passages[0]["content"] == self.TEXTS[answer]
+        assert passages[0]["scores"]["dense"] == pytest.approx(cosine, abs=0.01)
+        assert len(passages) == 4
+
+    def test_by_meaning_alone_it_is_ranked_by_cosines(
+        self, as_alice: Client, bilingual_base: str
+    ) -> None:
+        passages = found(as_alice, bilingual_base, "租期最长多久?", mode="dense")
+
+        cosines = [passage["scores"]["dense"] for passage in passages]
+        assert cosines == sorted(cosines, reverse=True)
+        assert cosines[-1] < cosines[2] < cosines[0]
 
 
 class TestABaseLargerThanTheMemory:
