@@ -36,6 +36,8 @@ class Thresholds:
     holds `share` of the question, or `share_of_words` where that is written in words.
 
     `steepness` is how much more it must hold for each unit of cosine it is farther.
+    The passage that holds the most of the question may be farther by `leniency`: where
+    both searches mean the same one, it is likely to be meant.
     `across_scripts`: the embedder finds texts in another script than the question's,
     which share no words with it and whose cosines are lower.
     """
@@ -44,11 +46,16 @@ class Thresholds:
     share: float
     share_of_words: float
     steepness: float = 0.0
+    leniency: float = 0.0
     across_scripts: bool = True
 
-    def share_at(self, cosine: float, *, spaced: bool) -> float:
-        """What share of the question a passage this near has to hold."""
-        if cosine >= self.near:
+    def share_at(self, cosine: float, *, spaced: bool, most: bool) -> float:
+        """
+        What share of the question a passage this near has to hold.
+
+        `most` is whether it holds the most of it.
+        """
+        if cosine >= self.near - (self.leniency if most else 0.0):
             return 0.0
         share = self.share_of_words if spaced else self.share
         return min(MUCH, share + self.steepness * (self.near - cosine))
@@ -58,7 +65,9 @@ class Thresholds:
 # high for anything, and higher between Chinese texts, of which two unrelated ones have
 # .82. Those of n-grams say again what the terms say.
 _THRESHOLDS = {
-    LOCAL_E5: Thresholds(near=0.88, share=0.42, share_of_words=0.15, steepness=6.0),
+    LOCAL_E5: Thresholds(
+        near=0.89, share=0.33, share_of_words=0.09, steepness=6.0, leniency=0.01
+    ),
     LOCAL_NGRAM: Thresholds(
         near=0.2, share=0.42, share_of_words=0.42, across_scripts=False
     ),
@@ -79,12 +88,13 @@ def is_relevant(
     thresholds = _THRESHOLDS.get(embedding_model, _UNKNOWN_SCALE)
     overlap = Overlap(question, idf=idf)
     spaced = is_spaced(terms_of(question))
-    for passage in passages:
-        needed = thresholds.share_at(passage.dense, spaced=spaced)
-        if not needed:
-            return True
-        terms = terms_of(passage.content)
-        if overlap.share(terms) >= needed:
+    every = [terms_of(passage.content) for passage in passages]
+    shares = [overlap.share(terms) for terms in every]
+    for passage, terms, share in zip(passages, every, shares, strict=True):
+        needed = thresholds.share_at(
+            passage.dense, spaced=spaced, most=share == max(shares)
+        )
+        if share >= needed:
             return True
         if thresholds.across_scripts and is_spaced(terms) != spaced:
             return True

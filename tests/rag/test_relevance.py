@@ -77,6 +77,15 @@ class TestIsRelevant:
         assert judged(question, passage(content, dense=near))
         assert not judged(question, passage(content, dense=far))
 
+    @pytest.mark.parametrize(("near", "relevant"), [(0.89, True), (0.88, False)])
+    def test_one_that_does_not_hold_the_most_must_be_nearer(self, near, relevant):
+        """To be near is enough for one that does from .88 on."""
+        question = "房子最多能借多久?"
+        holds_most = passage("房子最贵。", dense=0.8)
+
+        assert judged(question, passage(LEASE, dense=near), holds_most) == relevant
+        assert judged(question, passage(LEASE, dense=0.88), passage("鹳", dense=0.8))
+
     def test_in_words_less_must_be_held_than_in_characters(self):
         half = "The common tern feeds its brood."
 
