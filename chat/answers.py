@@ -112,6 +112,7 @@ class Answers:
             self._broadcast = Broadcast(settings.CONFIG, writer=self.writer)
             self._background += [
                 asyncio.create_task(self._broadcast.push_forever(self._live.values)),
+                asyncio.create_task(self._broadcast.hear_wishes_forever()),
                 asyncio.create_task(self._broadcast.listen_forever()),
             ]
         self._followed = Followed(threads=self._threads, broadcast=self._broadcast)

@@ -1,9 +1,10 @@
 """
-The text of live answers in Redis, for the processes that do not write them.
+The text of live answers in Redis, for the processes that follow them without writing.
 
-What grew is appended ten times a second, all answers in one pipeline, and a message
-on the answer's channel says that there is more. Redis only makes it quick: a reader
-that finds a gap, or nothing, has the database.
+Who follows an answer wishes for it on its writer's channel. What grew of what is wished
+for is appended ten times a second, all answers in one pipeline, and a message on the
+answer's channel says that there is more. Redis only makes it quick: a reader that finds
+a gap, or nothing, has the database.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from llmbackend.cache import breaker, failures
 from llmbackend.config import Config
 
 PUSH_EVERY = 0.1
+# Seconds that a wish holds; who follows repeats it every second.
+WISHED_FOR = 4.0
 TIMEOUT = 1.0
 KEPT_AFTER_END = 600
 # So that a process that dies leaves nothing for ever.
@@ -96,6 +99,8 @@ class Broadcast:
         )
         self._pushed: dict[int, Cursor] = {}
         self._ended: list[LiveAnswer] = []
+        # Until when, by the loop's time, somebody follows an answer elsewhere.
+        self._wished: dict[int, float] = {}
         self._listeners: dict[str, set[Nudges]] = {}
         self._wanted = asyncio.Event()
 
@@ -108,12 +113,52 @@ class Broadcast:
         while True:
             await asyncio.sleep(PUSH_EVERY)
             ended, self._ended = self._ended, []
+            self._forget_old_wishes()
+            if not self._wished:
+                continue
             try:
-                await self._push(list(live()), ended)
+                await self._push(
+                    [answer for answer in live() if answer.pk in self._wished],
+                    [answer for answer in ended if answer.pk in self._wished],
+                )
             except failures() as exc:
                 breaker.trip(exc)
             for answer in ended:
+                self._wished.pop(answer.pk, None)
                 self._pushed.pop(answer.pk, None)
+
+    def _forget_old_wishes(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for pk in [pk for pk, until in self._wished.items() if until < now]:
+            del self._wished[pk]
+            self._pushed.pop(pk, None)
+
+    async def hear_wishes_forever(self) -> None:
+        """Learn which of this process's answers are followed elsewhere."""
+        while True:
+            try:
+                await self._hear_wishes()
+            except failures() as exc:
+                breaker.trip(exc)
+                await asyncio.sleep(TIMEOUT)
+
+    async def _hear_wishes(self) -> None:
+        loop = asyncio.get_running_loop()
+        async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+            await pubsub.subscribe(wishes_of(self._writer))
+            while True:
+                message = await pubsub.get_message(timeout=LISTEN)
+                if message is not None:
+                    self._wished[int(message["data"])] = loop.time() + WISHED_FOR
+
+    async def wish_for(self, answer_pk: int, writer: uuid.UUID | None) -> None:
+        """Have `writer` push what its answer grows by, if Redis can be asked."""
+        if self.is_away():
+            return
+        try:
+            await self._redis.publish(wishes_of(writer), answer_pk)
+        except failures() as exc:
+            breaker.trip(exc)
 
     async def _push(
         self, live: Sequence[LiveAnswer], ended: Sequence[LiveAnswer]
@@ -214,6 +259,11 @@ class Broadcast:
 
     async def aclose(self) -> None:
         await self._redis.aclose()
+
+
+def wishes_of(writer: uuid.UUID | None) -> str:
+    """The channel on which a writer hears which of its answers are followed."""
+    return f"llmbackend:wishes:{writer}"
 
 
 def key_of(answer_pk: int, writer: uuid.UUID | None) -> str:

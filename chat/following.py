@@ -130,6 +130,7 @@ class _Following:
                 if nudges.ended:
                     await asyncio.sleep(LOOK_EVERY)
                     continue
+                await broadcast.wish_for(self._copy.pk, self._writer)
                 away = broadcast.is_away()
                 until = loop.time() + (LOOK_EVERY if away else LOOK_EVERY_BESIDE_REDIS)
                 # At first and once a second unasked: a nudge may have been missed.

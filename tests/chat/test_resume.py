@@ -377,6 +377,27 @@ def test_ten_posts_with_one_key_to_two_processes_are_one_question(two: Two) -> N
     assert [m["role"] for m in history["messages"]] == ["user", "assistant"]
 
 
+@pytest.mark.parametrize("two", ["redis"], indirect=True)
+def test_redis_is_told_only_of_what_is_followed_elsewhere(two: Two) -> None:
+    assert two.redis is not None
+    assert two.use_redis_again()
+    flush(two.redis)
+    alone = two.conversation()
+    two.provider.enqueue(Script(pieces=SLOWLY[:20], pause=0.05))
+    told = two.asked.post(f"/api/chat/{alone}", json={"message": "Hi"}, headers=SSE)
+    assert text_of(events_of(told.text)) == "".join(SLOWLY[:20])
+    assert answers_in(two.redis) == 0
+
+    with followed_slowly(two, two.conversation()):
+        assert eventually(lambda: answers_in(two.redis) == 1)
+
+
+def answers_in(redis: RedisServer | None) -> int:
+    assert redis is not None
+    with redis_client.Redis(port=redis.port) as client:
+        return len(client.keys("llmbackend:live:*"))
+
+
 def is_in_use(redis: RedisServer) -> bool:
     """Whether one process tells Redis of an answer, and another listens."""
     with redis_client.Redis(port=redis.port) as client:
