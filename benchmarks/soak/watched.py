@@ -27,7 +27,10 @@ class CountedServer(ServeProcess):
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What a server holds: file handles, but for its provider's, and tasks by name."""
+    """
+    What a server holds: file handles, but for its provider's and its database's, and
+    tasks by name.
+    """
 
     handles: int
     tasks: Counter[str]
@@ -73,8 +76,11 @@ class Watched:
             await asyncio.sleep(EVERY)
 
     async def holdings(self) -> Holdings:
-        # A connection to the provider is kept for a minute for the next question.
+        # A connection to the provider is kept for a minute for the next question, and
+        # some to the database for good: how many depends on what came at once.
+        files = [Path(each.path).name for each in self._process.open_files()]
         kept = self.peers().count(self._provider_port)
+        kept += sum(name.partition("-")[0].endswith(".db") for name in files)
         tasks = await self._tasks()
         return Holdings(self._process.num_fds() - kept, tasks)
 
