@@ -26,6 +26,7 @@ django.setup(set_prefix=False)
 
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.conf import settings
+from django.db import connection
 from django.urls import re_path
 
 from chat.answers import Answers
@@ -57,6 +58,8 @@ SLOW_PATHS = (
 QUESTION_LIMIT = BodyLimit(paths=re.compile("/api/(chat/|rag/chat)"), limit=256 << 10)
 IMPORT_LIMIT = BodyLimit(paths=re.compile("/api/conversations/import"), limit=32 << 20)
 MULTIPART_OVERHEAD = 1 << 20
+# What waits for PostgreSQL lets another compute; in SQLite it computes itself.
+SHORT_JOBS = {"sqlite": 1, "postgresql": 4}
 
 
 class Application:
@@ -68,8 +71,12 @@ class Application:
             config.sqlite.max_open_conns, cores=os.cpu_count() or 1
         )
         idle = config.sqlite.max_idle_conns
-        self.threads = DatabaseThreads(name="database", size=size, idle=idle)
-        self.password_threads = DatabaseThreads(name="password", size=hashing, idle=0)
+        self.threads = DatabaseThreads(
+            name="database", size=size, at_once=SHORT_JOBS[connection.vendor], idle=idle
+        )
+        self.password_threads = DatabaseThreads(
+            name="password", size=hashing, at_once=hashing, idle=0
+        )
         self.providers = Providers(config)
         self.knowledge = Knowledge(self.providers, config=config)
         commits = Commits(self.threads)

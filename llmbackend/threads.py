@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,16 +20,31 @@ from llmbackend.errors import ServerRestarting
 P = ParamSpec("P")
 R = TypeVar("R")
 Job = tuple[Callable[[], Any], Callable[[Any, BaseException | None], object]]
-Inbox = SimpleQueue[Job | None]
 
 # Under load a thread is idle for an instant only, and a connection costs a
 # millisecond to open.
 LINGER = 1.0
+# Seconds after which a job is a long one, that others need not wait for.
+LONG = 0.005
+
+
+class Worker:
+    """A thread: where it is given jobs, and since when it has one."""
+
+    __slots__ = ("began", "inbox")
+
+    def __init__(self) -> None:
+        self.began = 0.0
+        self.inbox: SimpleQueue[Job | None] = SimpleQueue()
 
 
 class DatabaseThreads:
     """
-    A pool of at most `size` threads; a thread starts only when all are busy.
+    A pool of at most `size` threads; a thread starts only when it is needed.
+
+    Of short jobs, `at_once` are done at a time: threads that compute take the
+    interpreter from each other, and half of the time with it. A job that takes long,
+    because it waits for the database or has much to do, holds nobody up.
 
     The thread that was busy last is the next one to be. A thread's connection lives on
     between jobs, up to CONN_MAX_AGE; of the threads that have been idle for `linger`
@@ -36,17 +52,20 @@ class DatabaseThreads:
     """
 
     def __init__(
-        self, *, name: str, size: int, idle: int, linger: float = LINGER
+        self, *, name: str, size: int, at_once: int, idle: int, linger: float = LINGER
     ) -> None:
         self._name = name
         self._size = size
+        self._at_once = at_once
         self._idle = idle
         self._linger = linger
         self._lock = threading.Lock()
         self._waiting: deque[Job] = deque()
-        # Of the threads without a job, the one that had one last at the end.
-        self._free: list[Inbox] = []
+        self._busy: set[Worker] = set()
+        # Of those without a job, the one that had one last is at the end.
+        self._free: list[Worker] = []
         self._threads: list[threading.Thread] = []
+        self._looking: asyncio.TimerHandle | None = None
         self._closed = False
 
     async def run(
@@ -67,7 +86,13 @@ class DatabaseThreads:
                 outcome.set_result((result, error))
 
         job = partial(copy_context().run, partial(function, *args, **kwargs))
-        self._hand_out((job, lambda *end: loop.call_soon_threadsafe(finish, *end)))
+        with self._lock:
+            if self._closed:
+                raise ServerRestarting(retry_after=5)
+            self._waiting.append(
+                (job, lambda *end: loop.call_soon_threadsafe(finish, *end))
+            )
+        self._look(loop)
         result, error = await outcome
         if error is not None:
             raise error
@@ -77,38 +102,59 @@ class DatabaseThreads:
         """Let the jobs end, then end the threads and their connections."""
         with self._lock:
             self._closed = True
+            while self._waiting and len(self._threads) < self._size:
+                self._give(self._waiting.popleft())
             free, self._free = self._free, []
-        for inbox in free:
-            inbox.put(None)
+        for worker in free:
+            worker.inbox.put(None)
         for thread in self._threads:
             thread.join()
 
-    def _hand_out(self, job: Job) -> None:
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have done what waits, as far as may be; look again while anything waits."""
         with self._lock:
-            if self._closed:
-                raise ServerRestarting(retry_after=5)
-            if self._free:
-                self._free.pop().put(job)
-            elif len(self._threads) < self._size:
-                self._start_thread(job)
-            else:
-                self._waiting.append(job)
+            while self._waiting and self._may_begin():
+                self._give(self._waiting.popleft())
+            waits = bool(self._waiting)
+        if self._looking is not None:
+            self._looking.cancel()
+        self._looking = loop.call_later(LONG, self._look, loop) if waits else None
 
-    def _start_thread(self, job: Job) -> None:
+    def _may_begin(self) -> bool:
+        """Whether another thread may take a job; to be asked with the lock."""
+        if not self._free and len(self._threads) >= self._size:
+            return False
+        return self._short_jobs() < self._at_once
+
+    def _short_jobs(self) -> int:
+        since = time.monotonic() - LONG
+        return sum(worker.began > since for worker in self._busy)
+
+    def _give(self, job: Job) -> None:
+        """Give a job to a free thread, or to a new one; with the lock."""
+        worker = self._free.pop() if self._free else self._new_worker()
+        worker.began = time.monotonic()
+        self._busy.add(worker)
+        worker.inbox.put(job)
+
+    def _new_worker(self) -> Worker:
+        worker = Worker()
         name = f"{self._name}-{len(self._threads)}"
         # A process that is not shut down in order must not wait for them.
-        thread = threading.Thread(target=self._work, args=[job], name=name, daemon=True)
+        thread = threading.Thread(
+            target=self._work, args=[worker], name=name, daemon=True
+        )
         self._threads.append(thread)
         thread.start()
+        return worker
 
-    def _work(self, first: Job) -> None:
-        inbox: Inbox = SimpleQueue()
-        job: Job | None = first
+    def _work(self, worker: Worker) -> None:
+        job = worker.inbox.get()
         while job is not None:
-            job = self._do(job, inbox) or self._wait(inbox)
+            job = self._do(job, worker) or self._wait(worker)
         connection.close()
 
-    def _do(self, job: Job, inbox: Inbox) -> Job | None:
+    def _do(self, job: Job, worker: Worker) -> Job | None:
         """Do one job; the next, if one waits already."""
         function, done = job
         result, error = None, None
@@ -118,30 +164,33 @@ class DatabaseThreads:
         except BaseException as exc:  # noqa: BLE001  It is raised where it was asked for.
             error = exc
         # Free before anyone is told, so that what is asked for next comes here.
-        following = self._next(inbox)
+        following = self._next(worker)
         # Without a loop nobody waits any more.
         with suppress(RuntimeError):
             done(result, error)
         return following
 
-    def _next(self, inbox: Inbox) -> Job | None:
-        """What waits for a thread; otherwise the thread of `inbox` is free."""
+    def _next(self, worker: Worker) -> Job | None:
+        """What waits for a thread; otherwise this one is free."""
         with self._lock:
-            if self._waiting:
+            self._busy.discard(worker)
+            if self._waiting and (self._closed or self._short_jobs() < self._at_once):
+                worker.began = time.monotonic()
+                self._busy.add(worker)
                 return self._waiting.popleft()
             if self._closed:
-                inbox.put(None)
+                worker.inbox.put(None)
             else:
-                self._free.append(inbox)
+                self._free.append(worker)
             return None
 
-    def _wait(self, inbox: Inbox) -> Job | None:
+    def _wait(self, worker: Worker) -> Job | None:
         with suppress(Empty):
-            return inbox.get(timeout=self._linger)
-        if self._is_one_too_many(inbox):
+            return worker.inbox.get(timeout=self._linger)
+        if self._is_one_too_many(worker):
             connection.close()
-        return inbox.get()
+        return worker.inbox.get()
 
-    def _is_one_too_many(self, inbox: Inbox) -> bool:
+    def _is_one_too_many(self, worker: Worker) -> bool:
         with self._lock:
-            return inbox in self._free[: max(0, len(self._free) - self._idle)]
+            return worker in self._free[: max(0, len(self._free) - self._idle)]

@@ -124,7 +124,7 @@ class CountingThreads(DatabaseThreads):
     """Knows what was asked of it."""
 
     def __init__(self) -> None:
-        super().__init__(name="counting", size=2, idle=1)
+        super().__init__(name="counting", size=2, at_once=1, idle=1)
         self.asked: list[str] = []
 
     async def run(self, function: Any, *args: Any, **kwargs: Any) -> Any:

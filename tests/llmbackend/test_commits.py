@@ -26,7 +26,7 @@ together = pytest.mark.skipif(
 
 @asynccontextmanager
 async def commits() -> AsyncIterator[Commits]:
-    threads = DatabaseThreads(name="tested", size=4, idle=4)
+    threads = DatabaseThreads(name="tested", size=4, at_once=1, idle=4)
     yield Commits(threads)
     threads.close()
 
@@ -170,7 +170,7 @@ async def test_no_transaction_is_of_more_than_its_share() -> None:
             sizes.append(len(args[0]))
             return await super().run(function, *args, **kwargs)
 
-    threads = Counting(name="tested", size=2, idle=2)
+    threads = Counting(name="tested", size=2, at_once=1, idle=2)
     tested = Commits(threads)
     await asyncio.gather(
         *(tested.run(partial(add, f"u{number}")) for number in range(MOST_AT_ONCE + 9))

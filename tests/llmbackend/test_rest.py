@@ -24,8 +24,8 @@ LOGIN = "/api/users/login"
 def rest(database: None) -> Iterator[RestApplication]:
     """With one thread for passwords, and Alice in the database."""
     make_user("alice")
-    threads = DatabaseThreads(name="database", size=1, idle=0)
-    password_threads = DatabaseThreads(name="password", size=1, idle=0)
+    threads = DatabaseThreads(name="database", size=1, at_once=1, idle=0)
+    password_threads = DatabaseThreads(name="password", size=1, at_once=1, idle=0)
     yield RestApplication(
         threads=threads,
         password_threads=password_threads,

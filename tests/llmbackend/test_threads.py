@@ -37,7 +37,9 @@ def open_connections() -> int:
 
 @asynccontextmanager
 async def pool(*, size: int, idle: int) -> AsyncIterator[DatabaseThreads]:
-    threads = DatabaseThreads(name="tested", size=size, idle=idle, linger=0.05)
+    threads = DatabaseThreads(
+        name="tested", size=size, at_once=1, idle=idle, linger=0.05
+    )
     yield threads
     threads.close()
 
