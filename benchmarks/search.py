@@ -134,8 +134,9 @@ def asked(client: Any, base: uuid.UUID, question: str, *, mode: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=PARTS)
-    parts = parser.parse_args().parts
+    # Of nothing, argparse asks whether that is among the choices.
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []])
+    parts = parser.parse_args().parts or PARTS
     if "exact" in parts:
         exact()
     if not {"loading", "retrieve"} & set(parts):

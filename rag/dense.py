@@ -68,7 +68,8 @@ class DenseIndex:
 
     def scores(self, query: Floats) -> Floats:
         """(n,) float32: the inner product of every row with a (dimension,) query."""
-        scores: Floats = self.matrix @ query
+        # Row by row, at the speed of memory; `@` takes twice as long for short rows.
+        scores: Floats = np.vecdot(self.matrix, query)
         return scores
 
 
