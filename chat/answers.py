@@ -28,6 +28,7 @@ from chat.hops import (
     find_answer,
     find_conversation,
     open_and_find_base,
+    outcome_of,
     with_turn,
 )
 from chat.live import LiveAnswer
@@ -36,8 +37,9 @@ from chat.ticker import Ticker, clean_up
 from chat.titling import Titles
 from chat.usage import counted, with_left
 from chat.writing import Written, write
+from conversations.closing import close_turn
 from conversations.models import Message
-from conversations.turns import Outcome, Turn, close_turn
+from conversations.turns import Turn
 from conversations.writers import Held
 from llmbackend.chat_models import Providers
 from llmbackend.commits import Commits
@@ -312,7 +314,7 @@ class Answers:
             close_turn,
             turn=turn,
             writer=self.writer,
-            outcome=_outcome(answer, written),
+            outcome=outcome_of(answer, written),
         )
         give_up_at = time.monotonic() + STORE_FOR
         while True:
@@ -396,18 +398,3 @@ def _interrupted() -> Written:
 
 def _cut(answer: LiveAnswer) -> Written:
     return Written(status=Status.STOPPED) if answer.stopping else _interrupted()
-
-
-def _outcome(answer: LiveAnswer, written: Written) -> Outcome:
-    usage = written.usage
-    return Outcome(
-        status=written.status,
-        finish_reason=written.finish_reason,
-        error_code=written.error.code if written.error else "",
-        text=answer.text.whole(),
-        reasoning=answer.reasoning.whole(),
-        prompt_tokens=usage.prompt_tokens if usage else None,
-        completion_tokens=usage.completion_tokens if usage else None,
-        tokens_estimated=usage.estimated if usage else False,
-        first_token_at=answer.first_token_at,
-    )

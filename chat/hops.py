@@ -9,6 +9,9 @@ from accounts.tokens import Claims, user_for
 from chat.asks import Ask, Watch
 from chat.event_ids import Position
 from chat.grounded import base_for, room_for
+from chat.live import LiveAnswer
+from chat.writing import Written
+from conversations.closing import Outcome
 from conversations.models import Conversation
 from conversations.stored import StoredAnswer, stored_answer
 from conversations.turns import Opened, Turn, open_turn, request_stop, turn_of
@@ -71,3 +74,19 @@ def find_conversation(*, claims: Claims, conversation_id: int) -> None:
     """Raise Unauthorized, Forbidden, or NotFound for what is not theirs."""
     user = user_for(claims, scope=CHAT)
     Conversation.objects.owned_by(user).fetch(conversation_id)
+
+
+def outcome_of(answer: LiveAnswer, written: Written) -> Outcome:
+    """What is to be stored at the end of an answer."""
+    usage = written.usage
+    return Outcome(
+        status=written.status,
+        finish_reason=written.finish_reason,
+        error_code=written.error.code if written.error else "",
+        text=answer.text.whole(),
+        reasoning=answer.reasoning.whole(),
+        prompt_tokens=usage.prompt_tokens if usage else None,
+        completion_tokens=usage.completion_tokens if usage else None,
+        tokens_estimated=usage.estimated if usage else False,
+        first_token_at=answer.first_token_at,
+    )

@@ -17,15 +17,13 @@ from accounts import idempotency
 from accounts.idempotency import Once
 from accounts.limits import limits_of
 from accounts.models import User
-from conversations import usage
 from conversations.allowances import admit
 from conversations.asked import Asked, Continue, Edit, Question, Regenerate
 from conversations.branches import Node, nodes_of, path_to, place_of
 from conversations.history import Said, closed_path
 from conversations.models import Conversation, Message, check_id
 from conversations.titles import made_of
-from conversations.usage import Spent
-from conversations.writers import beat, held_by, interrupt_orphans, lock, touch
+from conversations.writers import beat, held_by, interrupt_orphans
 from llmbackend.chat_models import provider_for
 from llmbackend.config import Limits
 from llmbackend.errors import (
@@ -75,21 +73,6 @@ class Turn:
     completion_tokens: int = 0
     tokens_estimated: bool = False
     titled: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How an answer ended; the tokens are all it cost, None where it cost none."""
-
-    status: str
-    finish_reason: str = ""
-    error_code: str = ""
-    text: str
-    reasoning: str
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    tokens_estimated: bool = False
-    first_token_at: datetime | None = None
 
 
 def open_turn(
@@ -404,64 +387,3 @@ def request_stop(
 def note_sources(*, turn: Turn, writer: uuid.UUID, sources: list[Any]) -> None:
     """Store what an answer rests on, before it begins."""
     held_by(writer).filter(pk=turn.answer_pk).update(sources=sources)
-
-
-@transaction.atomic
-def close_turn(*, turn: Turn, writer: uuid.UUID, outcome: Outcome) -> bool:
-    """
-    Store an answer's end; False when the answer is no longer `writer`'s.
-
-    That is so after a take-over and after the conversation's deletion.
-    """
-    lock(turn.conversation_id)
-    ended = _ENDED.run(
-        id=turn.answer_pk,
-        held_by=writer,
-        content=outcome.text,
-        reasoning=outcome.reasoning,
-        status=outcome.status,
-        finish_reason=outcome.finish_reason[:64],
-        error_code=outcome.error_code,
-        prompt_tokens=outcome.prompt_tokens,
-        completion_tokens=outcome.completion_tokens,
-        tokens_estimated=outcome.tokens_estimated,
-        first_token_at=outcome.first_token_at,
-        finished_at=timezone.now(),
-    )
-    if not ended:
-        return False
-    _note_usage(turn, outcome)
-    touch(turn.conversation_id)
-    return True
-
-
-_END = (
-    *("content", "reasoning", "status", "finish_reason", "error_code"),
-    *("prompt_tokens", "completion_tokens", "tokens_estimated"),
-    *("first_token_at", "finished_at"),
-)
-_ENDED = Update(
-    lambda: held_by(given(Message, "writer", "held_by")).filter(
-        pk=given(Message, "id")
-    ),
-    lambda: {
-        **{name: given(Message, name) for name in _END},
-        "writer": None,
-    },
-)
-
-
-def _note_usage(turn: Turn, outcome: Outcome) -> None:
-    spent = Spent()
-    if outcome.prompt_tokens is not None and outcome.completion_tokens is not None:
-        prompt = outcome.prompt_tokens - turn.prompt_tokens
-        # None, where it was to be continued and the provider was not reached.
-        spent = Spent(
-            answers=int(prompt > 0),
-            estimated_answers=int(prompt > 0 and outcome.tokens_estimated),
-            prompt_tokens=prompt,
-            completion_tokens=outcome.completion_tokens - turn.completion_tokens,
-        )
-    usage.note(
-        owner_id=turn.owner_id, model=turn.model, status=outcome.status, spent=spent
-    )

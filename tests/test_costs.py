@@ -22,7 +22,8 @@ from chat.hops import open_and_find_base, with_turn
 from chat.live import LiveAnswer
 from chat.reading import read_along
 from conversations.asked import Question
-from conversations.turns import Outcome, Turn, close_turn
+from conversations.closing import Outcome, close_turn
+from conversations.turns import Turn
 from llmbackend.commits import Commits
 from llmbackend.rest import RestApplication
 from llmbackend.threads import DatabaseThreads

@@ -8,8 +8,9 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 
 from conversations.asked import Question
+from conversations.closing import Outcome, close_turn
 from conversations.models import Conversation, Message, Writer
-from conversations.turns import Outcome, close_turn, open_turn, turn_of
+from conversations.turns import open_turn, turn_of
 from conversations.writers import interrupt_orphans
 from llmbackend.errors import AnswerInProgress, NotFound, UnknownModel
 from tests.conftest import make_user
