@@ -136,11 +136,13 @@ class Broadcast:
     async def hear_wishes_forever(self) -> None:
         """Learn which of this process's answers are followed elsewhere."""
         while True:
+            if self.is_away():
+                await asyncio.sleep(TIMEOUT)
+                continue
             try:
                 await self._hear_wishes()
             except failures() as exc:
                 breaker.trip(exc)
-                await asyncio.sleep(TIMEOUT)
 
     async def _hear_wishes(self) -> None:
         loop = asyncio.get_running_loop()
@@ -150,15 +152,6 @@ class Broadcast:
                 message = await pubsub.get_message(timeout=LISTEN)
                 if message is not None:
                     self._wished[int(message["data"])] = loop.time() + WISHED_FOR
-
-    async def wish_for(self, answer_pk: int, writer: uuid.UUID | None) -> None:
-        """Have `writer` push what its answer grows by, if Redis can be asked."""
-        if self.is_away():
-            return
-        try:
-            await self._redis.publish(wishes_of(writer), answer_pk)
-        except failures() as exc:
-            breaker.trip(exc)
 
     async def _push(
         self, live: Sequence[LiveAnswer], ended: Sequence[LiveAnswer]
@@ -196,20 +189,25 @@ class Broadcast:
     def _key(self, answer_pk: int) -> str:
         return key_of(answer_pk, self._writer)
 
-    async def pieces(self, key: str, *, after: int) -> tuple[list[Piece], int]:
+    async def pieces(
+        self, answer_pk: int, writer: uuid.UUID | None, *, after: int, wish: bool
+    ) -> tuple[list[Piece], int]:
         """
         The pieces that follow the first `after`, and how many there are in all.
 
-        A negative `after` asks for so many of the last. When Redis cannot be asked:
-        no pieces, and `after`.
+        A negative `after` asks for so many of the last. With `wish` the writer is told
+        that they are. When Redis cannot be asked: no pieces, and `after`.
         """
         if self.is_away():
             return [], after
         try:
             pipe = self._redis.pipeline(transaction=False)
+            if wish:
+                pipe.publish(wishes_of(writer), answer_pk)
+            key = key_of(answer_pk, writer)
             pipe.llen(key)
             pipe.lrange(key, after, -1)
-            length, rows = await pipe.execute()
+            *_, length, rows = await pipe.execute()
         except failures() as exc:
             breaker.trip(exc)
             return [], after

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import uuid
 from contextlib import suppress
+from functools import partial
 
 from django.db import DatabaseError, InterfaceError
 
@@ -130,23 +131,25 @@ class _Following:
                 if nudges.ended:
                     await asyncio.sleep(LOOK_EVERY)
                     continue
-                await broadcast.wish_for(self._copy.pk, self._writer)
                 away = broadcast.is_away()
                 until = loop.time() + (LOOK_EVERY if away else LOOK_EVERY_BESIDE_REDIS)
                 # At first and once a second unasked: a nudge may have been missed.
-                known = await self._taken(broadcast, key, known)
+                known = await self._taken(broadcast, known, wish=True)
                 while not nudges.ended and await nudges.came(until=until):
-                    known = await self._taken(broadcast, key, known)
+                    known = await self._taken(broadcast, known)
 
-    async def _taken(self, broadcast: Broadcast, key: str, known: int) -> int:
+    async def _taken(
+        self, broadcast: Broadcast, known: int, *, wish: bool = False
+    ) -> int:
         """
         Take the pieces after the first `known`; how many are known now.
 
         A negative `known` asks for so many of the last.
         """
-        pieces, length = await broadcast.pieces(key, after=known)
+        ask = partial(broadcast.pieces, self._copy.pk, self._writer)
+        pieces, length = await ask(after=known, wish=wish)
         if length < known:  # Redis was emptied meanwhile.
-            pieces, length = await broadcast.pieces(key, after=0)
+            pieces, length = await ask(after=0, wish=False)
         known = length - len(pieces)
         for piece in pieces:
             if not applied(self._copy, piece):
