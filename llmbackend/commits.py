@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, overload
 
 from django.db import OperationalError, connection, transaction
@@ -31,7 +32,14 @@ class Write:
     after: Callable[[Any], Any] | None
     told: asyncio.Future[None]
     result: Any = None
-    error: BaseException | None = None
+    error: Exception | None = None
+
+    def attempt(self, step: Callable[[], Any]) -> None:
+        """Take `step`, whose error is this request's alone."""
+        try:
+            self.result = step()
+        except Exception as exc:  # noqa: BLE001  It is raised where it was asked for.
+            self.error = exc
 
 
 class Commits:
@@ -94,29 +102,19 @@ class Commits:
 def carry_out(writes: Sequence[Write]) -> None:
     """Carry out one write, or several in one transaction."""
     if len(writes) == 1:
-        attempt(writes[0])
+        writes[0].attempt(writes[0].write)
     else:
         try:
             with transaction.atomic():
                 for each in writes:
-                    attempt(each)
+                    each.attempt(each.write)
                     must_go_on()
         except Exception as exc:  # noqa: BLE001  It is raised where it was asked for.
             for each in writes:
                 each.error = each.error or exc
     for each in writes:
         if each.error is None and each.after is not None:
-            try:
-                each.result = each.after(each.result)
-            except Exception as exc:  # noqa: BLE001  Likewise.
-                each.error = exc
-
-
-def attempt(each: Write) -> None:
-    try:
-        each.result = each.write()
-    except Exception as exc:  # noqa: BLE001  Likewise.
-        each.error = exc
+            each.attempt(partial(each.after, each.result))
 
 
 def must_go_on() -> None:
