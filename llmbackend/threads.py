@@ -44,7 +44,8 @@ class DatabaseThreads:
 
     Of short jobs, `at_once` are done at a time: threads that compute take the
     interpreter from each other, and half of the time with it. A job that takes long,
-    because it waits for the database or has much to do, holds nobody up.
+    because it waits for the database or has much to do, holds nobody up after `long`
+    seconds.
 
     The thread that was busy last is the next one to be. A thread's connection lives on
     between jobs, up to CONN_MAX_AGE; of the threads that have been idle for `linger`
@@ -52,12 +53,20 @@ class DatabaseThreads:
     """
 
     def __init__(
-        self, *, name: str, size: int, at_once: int, idle: int, linger: float = LINGER
+        self,
+        *,
+        name: str,
+        size: int,
+        at_once: int,
+        idle: int,
+        long: float = LONG,
+        linger: float = LINGER,
     ) -> None:
         self._name = name
         self._size = size
         self._at_once = at_once
         self._idle = idle
+        self._long = long
         self._linger = linger
         self._lock = threading.Lock()
         self._waiting: deque[Job] = deque()
@@ -118,7 +127,7 @@ class DatabaseThreads:
             waits = bool(self._waiting)
         if self._looking is not None:
             self._looking.cancel()
-        self._looking = loop.call_later(LONG, self._look, loop) if waits else None
+        self._looking = loop.call_later(self._long, self._look, loop) if waits else None
 
     def _may_begin(self) -> bool:
         """Whether another thread may take a job; to be asked with the lock."""
@@ -127,7 +136,7 @@ class DatabaseThreads:
         return self._short_jobs() < self._at_once
 
     def _short_jobs(self) -> int:
-        since = time.monotonic() - LONG
+        since = time.monotonic() - self._long
         return sum(worker.began > since for worker in self._busy)
 
     def _give(self, job: Job) -> None:

@@ -7,7 +7,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import IntegrityError, transaction
 from django.db.models import F
+from django.db.transaction import TransactionManagementError
 from django.utils import timezone
 
 from conversations.models import Conversation, Message, Usage, Writer
@@ -106,6 +108,23 @@ def test_an_inserted_row_is_what_create_makes(conversation: Any) -> None:
         if field.name not in {"id", "number"}:
             assert getattr(stored, field.attname) == getattr(expected, field.attname)
     assert twin.pk > made.pk
+
+
+def test_what_the_database_refuses_is_one_of_djangos_errors(conversation: Any) -> None:
+    fields = {"conversation": conversation, "number": 1, "role": "user"}
+    Insert(Message).run(Message(**fields, created_at=timezone.now()))
+
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Insert(Message).run(Message(**fields, created_at=timezone.now()))
+
+    assert Message.objects.count() == 1
+
+
+def test_in_a_broken_transaction_nothing_more_is_asked(alice: Any) -> None:
+    with transaction.atomic():
+        transaction.set_rollback(True)
+        with pytest.raises(TransactionManagementError):
+            OWNED.rows(owner=alice.pk)
 
 
 def test_a_row_that_has_its_key_keeps_it(alice: Any) -> None:

@@ -36,9 +36,11 @@ def open_connections() -> int:
 
 
 @asynccontextmanager
-async def pool(*, size: int, idle: int) -> AsyncIterator[DatabaseThreads]:
+async def pool(
+    *, size: int, idle: int, at_once: int = 1, long: float = 0.005
+) -> AsyncIterator[DatabaseThreads]:
     threads = DatabaseThreads(
-        name="tested", size=size, at_once=1, idle=idle, linger=0.05
+        name="tested", size=size, at_once=at_once, idle=idle, long=long, linger=0.05
     )
     yield threads
     threads.close()
@@ -82,6 +84,42 @@ async def test_a_thread_starts_only_when_all_are_busy() -> None:
     async with pool(size=4, idle=4) as threads:
         assert len(await busy(threads, 3)) == 3
         assert len(await busy(threads, 2) | await busy(threads, 2)) <= 3
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+async def test_short_jobs_wait_for_each_other(at_once: int) -> None:
+    running, most = 0, 0
+    lock = threading.Lock()
+
+    def counted() -> int:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        query()
+        with lock:
+            running -= 1
+        return threading.get_ident()
+
+    # None of them is long here, however busy the machine.
+    async with pool(size=4, idle=4, at_once=at_once, long=60) as threads:
+        used = await asyncio.gather(*(threads.run(counted) for _ in range(40)))
+
+    assert most <= at_once
+    assert len(set(used)) <= at_once
+
+
+async def test_a_long_job_holds_nobody_up() -> None:
+    held = threading.Event()
+    async with pool(size=2, idle=2) as threads:
+        long = asyncio.create_task(threads.run(held.wait, 20))
+        try:
+            async with asyncio.timeout(10):
+                assert await threads.run(query)
+            assert not long.done()
+        finally:
+            held.set()
+        assert await long
 
 
 async def test_no_more_connections_than_threads() -> None:
