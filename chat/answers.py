@@ -351,7 +351,7 @@ class Answers:
 
     def _beat(self) -> None:
         for answer in [*self._live.values(), *self._followed.copies()]:
-            answer.wake()
+            answer.beat()
         self._loop.call_later(HEARTBEAT, self._beat)
 
     async def drain(self, *, grace: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -130,10 +131,12 @@ class StreamingConsumer(AsyncHttpConsumer):
         with self.answers.reading(reading.answer):
             await self.send_headers(headers=encoders.HEADERS)
             self._begun = True
-            async for frame in read_along(reading, encoder):
-                # What `send_body` does, without the calls between.
-                await self.base_send({**MORE, "body": frame})
+            await read_along(reading, encoder, self.send_frame)
         await self.send_body(b"")
+
+    def send_frame(self, frame: bytes) -> Coroutine[Any, Any, None]:
+        """What `send_body` does, without the calls between."""
+        return self.base_send({**MORE, "body": frame})  # type: ignore[no-any-return]
 
 
 class TurnConsumer(StreamingConsumer):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from chat.completion import Usage
 from chat.events import Cursor, Ending, Growth, Opening
@@ -52,12 +53,22 @@ class GrowingText:
         return "".join(self._pieces)
 
 
+class Follower(Protocol):
+    """A reader that is called in the moment in which something happens."""
+
+    def look(self) -> None:
+        """There may be more, or the end."""
+
+    def beat(self) -> None:
+        """There was nothing for a while."""
+
+
 class LiveAnswer:
     """
     One answer: its writer grows it and ends it, any number of readers follow.
 
-    A reader holds a cursor, takes everything since it, and waits for `changed`. `sent`
-    is what its model was sent; None as long as no model was asked.
+    A reader holds a cursor and takes everything since it. `sent` is what its model was
+    sent; None as long as no model was asked.
     """
 
     def __init__(
@@ -85,6 +96,7 @@ class LiveAnswer:
         self.readers = 0
         self.sent: Sequence[Mapping[str, str]] | None = None
         self._waiting: list[asyncio.Future[None]] = []
+        self._followers: list[Follower] = []
         self._frames: dict[object, tuple[Any, Cursor]] = {}
 
     @property
@@ -178,15 +190,31 @@ class LiveAnswer:
         return found
 
     def wake(self) -> None:
-        """Let every waiting reader look again."""
+        """Have every reader look again."""
         self._frames.clear()
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             if not future.done():
                 future.set_result(None)
+        for follower in tuple(self._followers):
+            follower.look()
+
+    def beat(self) -> None:
+        """Tell followers that nothing has happened, and nothing is wrong."""
+        for follower in tuple(self._followers):
+            follower.beat()
+
+    @contextmanager
+    def followed(self, follower: Follower) -> Iterator[None]:
+        """Have `follower` look whenever there may be more."""
+        self._followers.append(follower)
+        try:
+            yield
+        finally:
+            self._followers.remove(follower)
 
     async def changed(self) -> None:
-        """Wait until the answer grows or ends, or a heartbeat is due."""
+        """Wait until the answer grows or ends."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         await future

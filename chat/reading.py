@@ -2,41 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from types import coroutine
 from typing import Any
 
 from chat.answers import Reading
 from chat.encoders import Encoder, WebSocketFrames
 
+Send = Callable[[Any], Coroutine[Any, Any, None]]
+
 
 async def read_along(
-    reading: Reading, encoder: Encoder | WebSocketFrames
-) -> AsyncGenerator[Any, None]:
+    reading: Reading, encoder: Encoder | WebSocketFrames, send: Send
+) -> None:
     """
-    What a reader is sent, as `encoder` makes it, until the end has been told.
+    Send a reader what `encoder` makes, until the end has been told.
 
-    It ends without an end when the process that serves the reader ends.
+    It returns without an end when the process that serves the reader ends.
     """
-    answer, cursor = reading.answer, reading.cursor
-    heartbeat = getattr(encoder, "heartbeat", None)
-    yield encoder.opening(answer.opening, cursor)
-    told_sources = False
-    while True:
-        if answer.opening.sources and not told_sources:
-            told_sources = True
-            yield encoder.sources(answer.opening)
-        frame = answer.frame(cursor, encode=encoder.growth)
+    await _Reader(reading, encoder, send).read()
+
+
+class _Reader:
+    """
+    Sends in the moment in which the answer grows, as long as the client takes it.
+
+    That is on the writer's task, which is spared waking another. What would have to
+    wait for the client is left to the reader's own.
+    """
+
+    def __init__(
+        self, reading: Reading, encoder: Encoder | WebSocketFrames, send: Send
+    ) -> None:
+        self._answer, self._cursor = reading.answer, reading.cursor
+        self._encoder = encoder
+        self._send = send
+        self._heartbeat = getattr(encoder, "heartbeat", None)
+        self._told_sources = False
+        self._over = False
+        # What has to wait for the client.
+        self._left: Coroutine[Any, Any, None] | None = None
+        self._waiting: asyncio.Future[None] | None = None
+
+    async def read(self) -> None:
+        await self._send(self._encoder.opening(self._answer.opening, self._cursor))
+        loop = asyncio.get_running_loop()
+        with self._answer.followed(self):
+            while True:
+                while (frame := self._next()) is not None:
+                    await self._send(frame)
+                if self._over:
+                    return
+                self._waiting = loop.create_future()
+                try:
+                    await self._waiting
+                finally:
+                    self._waiting = None
+                if self._left is not None:
+                    left, self._left = self._left, None
+                    await left
+
+    def look(self) -> None:
+        self._push(iter(self._next, None))
+
+    def beat(self) -> None:
+        if self._heartbeat:
+            self._push([self._heartbeat])
+
+    def _next(self) -> Any | None:
+        """What is to be sent now; None when there is nothing more, or never will be."""
+        answer = self._answer
+        if answer.opening.sources and not self._told_sources:
+            self._told_sources = True
+            return self._encoder.sources(answer.opening)
+        frame = answer.frame(self._cursor, encode=self._encoder.growth)
         if frame is not None:
-            made, cursor = frame
-            yield made
-        elif answer.ending is not None:
-            yield encoder.ending(answer.ending)
+            made, self._cursor = frame
+            return made
+        if self._over:
+            return None
+        self._over = answer.lost or answer.ending is not None
+        return self._encoder.ending(answer.ending) if answer.ending else None
+
+    def _push(self, frames: Iterable[Any]) -> None:
+        """Send on the caller's task, unless the reader's own is at it."""
+        if self._waiting is None:
             return
-        elif answer.lost:
+        try:
+            for frame in frames:
+                sending = self._send(frame)
+                try:
+                    awaited = sending.send(None)
+                except StopIteration:
+                    continue
+                self._left = _rest(sending, awaited)
+                break
+        except Exception as exc:  # noqa: BLE001 - it is the reader's, not the writer's
+            self._go_on(exc)
             return
+        if self._over or self._left is not None:
+            self._go_on()
+
+    def _go_on(self, error: Exception | None = None) -> None:
+        """Let the reader's own task go on, or fail."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is None or waiting.done():
+            return
+        if error is None:
+            waiting.set_result(None)
         else:
-            opening = answer.opening
-            await answer.changed()
-            silent = answer.cursor == cursor and answer.opening is opening
-            if silent and answer.ending is None and heartbeat:
-                yield heartbeat
+            waiting.set_exception(error)
+
+
+@coroutine
+def _rest(begun: Coroutine[Any, Any, None], awaited: Any) -> Generator[Any, Any, None]:
+    """What is left of a coroutine that has run as far as to wait for `awaited`."""
+    try:
+        while True:
+            try:
+                value = yield awaited
+            except BaseException as exc:  # noqa: BLE001 - handed on
+                awaited = begun.throw(exc)
+            else:
+                awaited = begun.send(value)
+    except StopIteration:
+        return

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import SystemRandom
-from typing import Any
+from typing import Any, Protocol
 
-import aiohttp
+import httpx2
 
 from chat.completion import Completion, Delta, Finish, Usage
-from chat.deadlines import Deadlines, Watchdog
+from chat.deadlines import Deadlines
 from llmbackend import metrics
 from llmbackend.errors import (
     ProviderProtocol,
@@ -28,6 +27,7 @@ from llmbackend.providers import (
     retry_after,
     translated,
 )
+from llmbackend.upstream import Response
 
 __all__ = [
     "Deadlines",
@@ -66,7 +66,15 @@ class Limits:
     longest_retry_after: float = 20.0
 
 
+class Growing(Protocol):
+    """What an answer's words are given to as they come."""
+
+    def grow(self, *, text: str, reasoning: str) -> None:
+        """What one network read added; never both empty."""
+
+
 async def relay(
+    answer: Growing,
     *,
     client: ProviderClient,
     provider: str,
@@ -74,29 +82,25 @@ async def relay(
     api_key: str,
     deadlines: Deadlines,
     limits: Limits | None = None,
-) -> AsyncGenerator[Delta | Finish, None]:
+) -> Finish:
     """
-    The model's answer: a Delta for each network read that brought any, then Finish.
+    Have the model answer: `answer` grows in the moment something arrives.
 
-    Whatever keeps the answer from its Finish is raised: before the first Delta a
-    ProviderError (every retry happens there), after it also an AnswerCut; what was
-    yielded stands. Closing the generator, or cancelling its reader, closes the
-    provider's connection. `provider` is its name, for the log and the metrics.
+    Whatever keeps the answer from its Finish is raised: before it has grown a
+    ProviderError (every retry happens there), afterwards also an AnswerCut. Cancelling
+    closes the provider's connection. `provider` is its name, for the log and the
+    metrics.
     """
-    call = _Call(client, provider, request, api_key, deadlines, limits or Limits())
-    answer, delta = await call.begin()
+    call = _Call(answer, client, provider, request, api_key, deadlines, limits)
+    reply = await call.begin()
     try:
-        while True:
-            if delta:
-                yield delta
-            if answer.completion.ended:
-                break
-            delta = await answer.read()
-        answer.log_complaint()
-        yield answer.completion.outcome()
-        await answer.drain()
+        await reply.rest()
     finally:
-        answer.close()
+        reply.close()
+    if reply.completion.complaint:
+        # What the provider said of its failure inside the stream.
+        call.log(reply.completion.complaint)
+    return reply.completion.outcome()
 
 
 class _Call:
@@ -104,25 +108,27 @@ class _Call:
 
     def __init__(
         self,
+        answer: Growing,
         client: ProviderClient,
         provider: str,
         request: ModelRequest,
         api_key: str,
         deadlines: Deadlines,
-        limits: Limits,
+        limits: Limits | None,
     ) -> None:
         now = asyncio.get_running_loop().time()
+        self.answer = answer
         self.client = client
         self.provider = provider
         self.request = request
         self.api_key = api_key
         self.deadlines = deadlines
-        self.limits = limits
+        self.limits = limits or Limits()
         self.first_token_at = now + min(deadlines.first_token, deadlines.total)
         self.ends_at = now + deadlines.total
 
-    async def begin(self) -> tuple[_Answer, Delta | None]:
-        """The answer, read up to its first words; None if it ended without any."""
+    async def begin(self) -> _Reply:
+        """A reply that has brought its first words, or ended without any."""
         try:
             async with asyncio.timeout_at(self.first_token_at):
                 return await self._begin()
@@ -130,7 +136,7 @@ class _Call:
             self.log("no first token in time")
             raise ProviderTimeout from None
 
-    async def _begin(self) -> tuple[_Answer, Delta | None]:
+    async def _begin(self) -> _Reply:
         retries = 0
         while True:
             try:
@@ -144,18 +150,17 @@ class _Call:
             metrics.provider_retried(self.provider, call="chat")
             await asyncio.sleep(pause)
 
-    async def _attempt(self) -> tuple[_Answer, Delta | None]:
-        answer = _Answer(self, await self._post())
-        try:
-            return answer, await answer.first()
-        except BaseException:
-            answer.close()
-            raise
-
-    async def _post(self) -> aiohttp.ClientResponse:
-        return await self.client.open_stream(
+    async def _attempt(self) -> _Reply:
+        response = await self.client.open_stream(
             _body(self.request), api_key=self.api_key, connect=self.deadlines.connect
         )
+        reply = _Reply(self, response)
+        try:
+            await reply.first()
+        except BaseException:
+            reply.close()
+            raise
+        return reply
 
     def _pause(self, exc: Exception, *, retries: int) -> float | None:
         """Seconds to wait before asking again; None when it is time to give up."""
@@ -178,77 +183,129 @@ class _Call:
         log_complaint(complaint, provider=self.provider, api_key=self.api_key)
 
 
-class _Answer:
+class _Reply:
     """One response of the provider, from its headers to its last byte."""
 
-    def __init__(self, call: _Call, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, call: _Call, response: Response) -> None:
         self.call = call
         self.completion = Completion(
             max_characters=call.limits.answer_characters,
             max_line=call.limits.line_bytes,
         )
         self._response = response
-        self._read = response.content.readany
-        self._watchdog = Watchdog(silence=call.deadlines.silence, ends_at=call.ends_at)
+        self._loop = asyncio.get_running_loop()
+        self._begun = self._over = False
+        self._failure: Exception | None = None
+        self._waiting: asyncio.Future[None] | None = None
+        self._ends_at = call.ends_at
+        self._heard_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
-    async def first(self) -> Delta | None:
-        """Read up to the first words; raise one of FAILURES if they were cut off."""
+    async def first(self) -> None:
+        """Until the first words; raise one of FAILURES if they were cut off."""
         encoding = self._response.headers.get("content-encoding", "identity")
         if encoding.lower() != "identity":
             raise ProviderProtocol
-        completion = self.completion
-        while not completion.ended and not completion.finish_reason:
-            delta = self._take(await self._read())
-            if delta:
-                return delta
-        if completion.was_cut:
-            raise aiohttp.ClientPayloadError("the stream ended before its first token")
-        return None
+        self._response.hand_to(self)
+        while not self._begun and not self._over:
+            await self._changed()
+        if self._failure is not None:
+            raise self._failure
+        if self.completion.was_cut and not self._begun:
+            raise httpx2.ReadError("the stream ended before its first token")
 
-    async def read(self) -> Delta | None:
-        """What the next read adds; a failure after the finish is an end."""
-        try:
-            data = await self._watchdog.read(self._read)
-        except (TimeoutError, *FAILURES) as exc:
-            if not self.completion.finish_reason:
-                raise self._broken(exc) from None
-            data = b""
-        return self._take(data)
-
-    def _broken(self, exc: Exception) -> Exception:
-        if isinstance(exc, TimeoutError):
-            self.call.log("silent, or too long at its answer")
-            return ProviderStalled()
-        self.call.translated(exc)  # For its log line: the words so far are kept.
-        return Truncated()
-
-    def _take(self, data: bytes) -> Delta | None:
-        completion = self.completion
-        finished = completion.finish_reason
-        delta = completion.feed(data) if data else completion.close()
-        if completion.finish_reason and (delta or not finished):
-            tail_ends_at = asyncio.get_running_loop().time() + self.call.deadlines.tail
-            self._watchdog.end_at(min(tail_ends_at, self.call.ends_at))
-        return delta
-
-    def log_complaint(self) -> None:
-        """Log what the provider said of its failure inside the stream, if it did."""
-        if self.completion.complaint:
-            self.call.log(self.completion.complaint)
-
-    async def drain(self) -> None:
-        """Give the connection a moment to end, so that it can be used again."""
-        if not self.completion.done:
-            return
-        with suppress(TimeoutError, *FAILURES):
-            async with asyncio.timeout(DRAIN_SECONDS):
-                while await self._read():
-                    pass
+    async def rest(self) -> None:
+        """Until the end; raise what broke it off."""
+        self._heard_at = self._loop.time()
+        self._watch()
+        while not self._over:
+            await self._changed()
+        if self._failure is not None:
+            raise self._failure
 
     def close(self) -> None:
-        """Close the connection, unless the stream came to its end and gave it back."""
-        self._watchdog.close()
-        self._response.close()
+        """
+        Close the connection, but for one that came to its end.
+
+        That has a moment to bring its last bytes, so that it can be used again.
+        """
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._response.close(within=DRAIN_SECONDS if self.completion.done else 0)
+
+    # What the response calls.
+
+    def take(self, data: bytes) -> None:
+        if not self._over:
+            self._heard_at = self._loop.time()
+            self._grow_by(self.completion.feed, data)
+
+    def end(self, error: Exception | None) -> None:
+        if self._over:
+            return
+        if error is None or self.completion.finish_reason:
+            # A failure after the finish is an end.
+            self._grow_by(self.completion.close)
+        elif not self._begun:
+            self._finish(error)
+        else:
+            self.call.translated(error)  # For its log line: the words so far are kept.
+            self._finish(Truncated())
+
+    def _grow_by(self, heard: Callable[..., Delta | None], *data: bytes) -> None:
+        completion = self.completion
+        finished = completion.finish_reason
+        try:
+            delta = heard(*data)
+            if delta is not None:
+                self.call.answer.grow(text=delta.text, reasoning=delta.reasoning)
+        except Exception as exc:  # noqa: BLE001 - raised where the answer is awaited
+            self._finish(exc)
+            return
+        if completion.finish_reason and (delta or not finished):
+            tail_ends_at = self._loop.time() + self.call.deadlines.tail
+            self._ends_at = min(tail_ends_at, self.call.ends_at)
+            self._watch()
+        if completion.ended:
+            self._finish(None)
+        elif not self._begun and (delta or completion.finish_reason):
+            self._begun = True
+            self._wake()
+
+    def _watch(self) -> None:
+        """
+        Have the clock looked at when the reply may be late.
+
+        One timer for a whole stream: it is not reset by a read.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+        due = min(self._heard_at + self.call.deadlines.silence, self._ends_at)
+        self._timer = self._loop.call_at(due, self._look)
+
+    def _look(self) -> None:
+        due = min(self._heard_at + self.call.deadlines.silence, self._ends_at)
+        if self._loop.time() < due:
+            self._watch()
+        elif self.completion.finish_reason:
+            self._grow_by(self.completion.close)
+        else:
+            self.call.log("silent, or too long at its answer")
+            self._finish(ProviderStalled())
+
+    def _finish(self, failure: Exception | None) -> None:
+        self._over, self._failure = True, failure
+        self._wake()
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    async def _changed(self) -> None:
+        self._waiting = self._loop.create_future()
+        await self._waiting
 
 
 def _body(request: ModelRequest) -> dict[str, Any]:

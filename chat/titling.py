@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from contextlib import aclosing
 from dataclasses import replace
 
 from django.conf import settings
 
-from chat.relay import Delta, Limits, ModelRequest, relay
+from chat.relay import Limits, ModelRequest, relay
 from chat.writing import connect, deadlines
 from conversations.titles import retitle, shortened
 from conversations.turns import Turn
@@ -82,7 +81,9 @@ class Titles:
 
 async def _said(turn: Turn, answer: str, providers: Providers) -> str:
     connection = await connect(turn, providers)
-    pieces = relay(
+    title = _Title()
+    await relay(
+        title,
         client=connection.client,
         provider=turn.provider,
         request=ModelRequest(model=turn.model, messages=request(turn.question, answer)),
@@ -90,9 +91,17 @@ async def _said(turn: Turn, answer: str, providers: Providers) -> str:
         deadlines=replace(deadlines(), total=SECONDS),
         limits=LIMITS,
     )
-    async with aclosing(pieces):
-        said = [piece.text async for piece in pieces if isinstance(piece, Delta)]
-    return "".join(said)
+    return title.text
+
+
+class _Title:
+    """What a model says, without what it thinks."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def grow(self, *, text: str, reasoning: str) -> None:
+        self.text += text
 
 
 def request(question: str, answer: str) -> list[dict[str, str]]:

@@ -213,8 +213,7 @@ class ChatSocket(AsyncConsumer):
         with self.answers.reading(reading.answer):
             if after is not None:
                 await asyncio.wait({after})
-            async for frames in read_along(reading, WEBSOCKET):
-                await self._send_all(frames)
+            await read_along(reading, WEBSOCKET, self._send_all)
         if reading.answer.ending is None:
             # In a task of its own: closing ends this one.
             self._own(self._close(COME_BACK))

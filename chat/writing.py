@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from contextlib import aclosing
 from dataclasses import dataclass
 
 from django.conf import settings
@@ -18,7 +17,7 @@ from chat.grounded import (
     store_sources,
 )
 from chat.live import LiveAnswer
-from chat.relay import Deadlines, Delta, ModelRequest, Usage, relay
+from chat.relay import Deadlines, ModelRequest, Usage, relay
 from conversations.models import Message
 from conversations.turns import Turn
 from llmbackend import metrics
@@ -92,34 +91,30 @@ async def _drain(
 ) -> Written:
     connection = await connect(turn, providers)
     answer.sent = messages
-    pieces = relay(
-        client=connection.client,
-        provider=turn.provider,
-        request=ModelRequest(
-            model=turn.model,
-            messages=messages,
-            temperature=turn.temperature,
-            top_p=turn.top_p,
-            max_tokens=turn.max_tokens,
-        ),
-        api_key=connection.api_key,
-        deadlines=deadlines(),
+    request = ModelRequest(
+        model=turn.model,
+        messages=messages,
+        temperature=turn.temperature,
+        top_p=turn.top_p,
+        max_tokens=turn.max_tokens,
     )
     try:
-        async with aclosing(pieces):
-            async for piece in pieces:
-                if isinstance(piece, Delta):
-                    answer.grow(text=piece.text, reasoning=piece.reasoning)
-                else:
-                    return Written(
-                        status=Status.COMPLETE,
-                        finish_reason=piece.finish_reason,
-                        usage=piece.usage,
-                    )
+        finish = await relay(
+            answer,
+            client=connection.client,
+            provider=turn.provider,
+            request=request,
+            api_key=connection.api_key,
+            deadlines=deadlines(),
+        )
     except LLMBackendError as error:
         metrics.provider_failed(turn.provider, call="chat", code=error.code)
         raise
-    raise AssertionError("The relay ended without saying how.")
+    return Written(
+        status=Status.COMPLETE,
+        finish_reason=finish.finish_reason,
+        usage=finish.usage,
+    )
 
 
 async def connect(turn: Turn, providers: Providers) -> Connection:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import aiohttp
@@ -21,7 +21,6 @@ import httpx2
 import msgspec
 import openai
 from openai import AsyncOpenAI, DefaultAioHttpClient, Omit
-from yarl import URL
 
 from llmbackend.config import Config, Provider
 from llmbackend.errors import (
@@ -32,6 +31,7 @@ from llmbackend.errors import (
     UnknownModel,
 )
 from llmbackend.patterns import matches
+from llmbackend.upstream import KEPT_ALIVE, Response, Upstream
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,6 @@ logger = logging.getLogger(__name__)
 FAILURES = (openai.OpenAIError, httpx2.HTTPError, aiohttp.ClientError)
 
 CONNECTIONS = 4096
-# Seconds that an idle connection is kept.
-KEPT_ALIVE = 60.0
 COMPLAINT_BYTES = 16 * 1024
 COMPLAINT_SECONDS = 2.0
 LOGGED_CHARACTERS = 500
@@ -71,8 +69,7 @@ class ProviderClient(AsyncOpenAI):
     """
     The SDK's client, which also opens a stream without the SDK's way there.
 
-    What lies on that way costs as much as all else about an answer. A stream is asked
-    for and read by aiohttp, on which the SDK stands here as well.
+    What lies on that way costs as much as all else about an answer.
     """
 
     def __init__(self, *, base_url: str) -> None:
@@ -91,16 +88,10 @@ class ProviderClient(AsyncOpenAI):
                 event_hooks={"response": [_refuse_failures]},
             ),
         )
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=CONNECTIONS, keepalive_timeout=KEPT_ALIVE, ssl=_ssl_context()
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-        )
+        self._upstream = Upstream(self.base_url, tls=_ssl_context())
         # The SDK takes these from the environment; they are not for every provider.
         self.organization = self.project = None
-        self._stream_url = URL(str(self.base_url.join("chat/completions")))
+        self._stream_target = self.base_url.join("chat/completions").raw_path
         self._stream_headers = {
             "Accept": "application/json",
             # The bytes are read raw; compressed ones would have no bound.
@@ -111,41 +102,37 @@ class ProviderClient(AsyncOpenAI):
 
     async def open_stream(
         self, body: Mapping[str, Any], *, api_key: str, connect: float
-    ) -> aiohttp.ClientResponse:
+    ) -> Response:
         """
-        Post `body` to /chat/completions; the response, its bytes not read yet.
+        Post `body` to /chat/completions; the response, its body not taken yet.
 
-        `connect`: seconds for a connection, whether new or from the pool. Close the
-        response, or read it to its end. Raises FAILURES, and ProviderAuth for a key no
-        header can hold.
+        `connect`: seconds for a new connection. Close the response. Raises FAILURES,
+        and ProviderAuth for a key no header can hold.
         """
         headers = self._stream_headers.copy()
         if api_key:
             headers["Authorization"] = _bearer(api_key)
-        response = await self._session.post(
-            self._stream_url,
-            data=msgspec.json.encode(body),
+        response = await self._upstream.post(
+            self._stream_target,
             headers=headers,
-            allow_redirects=False,
-            timeout=_connecting_within(connect),
+            body=msgspec.json.encode(body),
+            connect=connect,
         )
         if not 200 <= response.status < 300:
-            try:
-                said = await _complaint(response.content.iter_any())
-            finally:
-                response.close()
-            raise _status_error(_as_sdk_knows_it(response), said)
+            refused = self._as_sdk_knows_it(response)
+            raise _status_error(refused, await _said(response))
         return response
+
+    def _as_sdk_knows_it(self, response: Response) -> httpx2.Response:
+        request = httpx2.Request("POST", self.base_url.join("chat/completions"))
+        return httpx2.Response(
+            response.status, headers=response.headers, request=request
+        )
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._session.close()
+        self._upstream.close()
         await super().close()
-
-
-@lru_cache(maxsize=8)
-def _connecting_within(seconds: float) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(connect=seconds, sock_connect=seconds)
 
 
 @cache
@@ -275,12 +262,6 @@ def _status_error(response: httpx2.Response, said: bytes) -> openai.APIStatusErr
     return openai.APIStatusError(message, response=response, body=_error_object(said))
 
 
-def _as_sdk_knows_it(response: aiohttp.ClientResponse) -> httpx2.Response:
-    request = httpx2.Request(response.method, str(response.url))
-    headers = list(response.raw_headers)
-    return httpx2.Response(response.status, headers=headers, request=request)
-
-
 async def _complaint(chunks: AsyncIterator[bytes]) -> bytes:
     said = bytearray()
     try:
@@ -292,6 +273,37 @@ async def _complaint(chunks: AsyncIterator[bytes]) -> bytes:
     except (TimeoutError, *FAILURES):
         logger.debug("A provider's error body was cut short")
     return bytes(said[:COMPLAINT_BYTES])
+
+
+class _Saying:
+    """Takes as much of a refusal's body as is logged."""
+
+    def __init__(self) -> None:
+        self.said = bytearray()
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def take(self, data: bytes) -> None:
+        self.said += data
+        if len(self.said) >= COMPLAINT_BYTES:
+            self.end(None)
+
+    def end(self, error: Exception | None) -> None:
+        if not self.over.done():
+            self.over.set_result(None)
+
+
+async def _said(response: Response) -> bytes:
+    """What a refusal says, cut where it is long, slow or broken off."""
+    saying = _Saying()
+    response.hand_to(saying)
+    try:
+        async with asyncio.timeout(COMPLAINT_SECONDS):
+            await saying.over
+    except TimeoutError:
+        logger.debug("A provider's error body was cut short")
+    finally:
+        response.close()
+    return bytes(saying.said[:COMPLAINT_BYTES])
 
 
 def _error_object(said: bytes) -> Mapping[str, Any] | None:

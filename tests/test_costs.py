@@ -6,7 +6,7 @@ import asyncio
 import io
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -42,6 +42,15 @@ def statements_of(work: Callable[[], object]) -> int:
     with CaptureQueriesContext(connection) as captured:
         work()
     return len(captured)
+
+
+def into(told: list[bytes]) -> Callable[[bytes], Coroutine[Any, Any, None]]:
+    """What a reader sends with: it ends up in `told`."""
+
+    async def send(frame: bytes) -> None:
+        told.append(frame)
+
+    return send
 
 
 def claims(user: Any) -> Claims:
@@ -151,8 +160,7 @@ def test_an_answer_takes_one_hop_before_and_one_after(
         await answers.start()
         del threads.asked[:]
         reading = await answers.begin(claims=claims(alice), ask=ask)
-        async for _ in read_along(reading, SeedLines()):
-            pass
+        await read_along(reading, SeedLines(), into([]))
         asked = list(threads.asked)
         await answers.drain(grace=5)
         await answers.aclose()
@@ -229,8 +237,9 @@ async def test_a_piece_is_encoded_once_for_all_who_stand_at_the_same_place() -> 
     lines = CountingLines()
 
     async def read() -> bytes:
-        reading = Reading(answer, answer.start)
-        return b"".join([frame async for frame in read_along(reading, lines)])
+        told: list[bytes] = []
+        await read_along(Reading(answer, answer.start), lines, into(told))
+        return b"".join(told)
 
     readers = [asyncio.create_task(read()) for _ in range(20)]
     pieces = ["Hel", "lo", " there"]

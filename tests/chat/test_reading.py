@@ -1,0 +1,139 @@
+"""A reader is sent an answer as it grows, and costs nobody else anything."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from chat.answers import Reading
+from chat.encoders import ENCODERS, SeedLines
+from chat.events import Opening
+from chat.live import LiveAnswer
+from chat.reading import read_along
+
+OPENING = Opening(
+    conversation_id=7, question_id=1, message_id=2, model="m", provider="p"
+)
+LINES = SeedLines()
+
+
+class Client:
+    """Takes what it is sent, or makes it wait, or is gone."""
+
+    def __init__(self) -> None:
+        self.told: list[bytes] = []
+        self.takes = asyncio.Event()
+        self.takes.set()
+        self.waiting = False
+        self.gone = False
+
+    async def send(self, frame: bytes) -> None:
+        if self.gone:
+            raise ConnectionResetError
+        self.waiting = True
+        # Twice: what is left of a sending may have to wait again.
+        await self.takes.wait()
+        await self.takes.wait()
+        self.waiting = False
+        self.told.append(frame)
+
+
+@pytest.fixture
+def answer() -> LiveAnswer:
+    return LiveAnswer(pk=2, opening=OPENING)
+
+
+def line(text: str) -> bytes:
+    return f'{{"event":"message", "data":"{text}"}}\n\n'.encode()
+
+
+async def begun(answer: LiveAnswer, client: Client) -> asyncio.Task[None]:
+    """A reader that waits for the answer to grow."""
+    reading = Reading(answer, answer.start)
+    reader = asyncio.create_task(read_along(reading, LINES, client.send))
+    await asyncio.sleep(0)
+    return reader
+
+
+async def test_is_sent_what_comes_before_anything_else_runs(answer: LiveAnswer) -> None:
+    client = Client()
+    reader = await begun(answer, client)
+
+    answer.grow(text="Hel", reasoning="")
+    answer.grow(text="lo", reasoning="")
+
+    assert client.told[1:] == [line("Hel"), line("lo")]
+    answer.end(status="complete")
+    assert b"full_response" in client.told[-1]
+    await reader
+
+
+async def test_who_does_not_take_it_is_sent_the_rest_at_once(
+    answer: LiveAnswer,
+) -> None:
+    slow, quick = Client(), Client()
+    readers = [await begun(answer, slow), await begun(answer, quick)]
+    slow.takes.clear()
+
+    for piece in ["Hel", "lo ", "there"]:
+        answer.grow(text=piece, reasoning="")
+
+    assert slow.waiting
+    assert slow.told[1:] == []
+    assert quick.told[1:] == [line("Hel"), line("lo "), line("there")]
+    slow.takes.set()
+    answer.end(status="complete")
+    await asyncio.gather(*readers)
+    assert slow.told[1:3] == [line("Hel"), line("lo there")]
+    assert slow.told[3:] == quick.told[4:]
+
+
+async def test_who_leaves_while_waited_for_leaves_nothing(answer: LiveAnswer) -> None:
+    client = Client()
+    reader = await begun(answer, client)
+    client.takes.clear()
+    answer.grow(text="Hel", reasoning="")
+    await asyncio.sleep(0)
+
+    reader.cancel()
+    await asyncio.wait({reader})
+    client.takes.set()
+    answer.grow(text="lo", reasoning="")
+    answer.end(status="complete")
+
+    assert reader.cancelled()
+    assert client.told[1:] == []
+
+
+async def test_who_is_gone_fails_alone(answer: LiveAnswer) -> None:
+    gone, other = Client(), Client()
+    reader, others = await begun(answer, gone), await begun(answer, other)
+    gone.gone = True
+
+    answer.grow(text="Hel", reasoning="")
+    answer.grow(text="lo", reasoning="")
+
+    with pytest.raises(ConnectionResetError):
+        await reader
+    assert other.told[1:] == [line("Hel"), line("lo")]
+    answer.lose()
+    await others
+    assert len(other.told) == 3
+
+
+async def test_a_heartbeat_is_sent_where_the_format_has_one(answer: LiveAnswer) -> None:
+    lines, events = Client(), Client()
+    reading = Reading(answer, answer.start)
+    readers = [
+        asyncio.create_task(read_along(reading, ENCODERS["seed"], lines.send)),
+        asyncio.create_task(read_along(reading, ENCODERS["sse"], events.send)),
+    ]
+    await asyncio.sleep(0)
+
+    answer.beat()
+
+    assert lines.told == [b""]
+    assert events.told[1:] == [b":\n"]
+    answer.lose()
+    await asyncio.gather(*readers)
