@@ -85,7 +85,8 @@ class LiveAnswer:
         self.opening = opening
         self.text = GrowingText(text)
         self.reasoning = GrowingText(reasoning)
-        self.start = self.cursor
+        # Where a reader stands that has everything.
+        self.cursor = self.start = Cursor(self.reasoning.length, self.text.length)
         self.began_at = datetime.now(UTC)
         self.first_token_at = first_token_at
         self.ending: Ending | None = None
@@ -98,11 +99,6 @@ class LiveAnswer:
         self._waiting: list[asyncio.Future[None]] = []
         self._followers: list[Follower] = []
         self._frames: dict[object, tuple[Any, Cursor]] = {}
-
-    @property
-    def cursor(self) -> Cursor:
-        """Where a reader stands that has everything."""
-        return Cursor(self.reasoning.length, self.text.length)
 
     def within(self, cursor: Cursor) -> Cursor:
         """
@@ -122,6 +118,7 @@ class LiveAnswer:
             self.reasoning.append(reasoning)
         if text:
             self.text.append(text)
+        self.cursor = Cursor(self.reasoning.length, self.text.length)
         self.wake()
 
     def rest_on(self, sources: Sequence[dict[str, Any]]) -> None:
@@ -192,10 +189,11 @@ class LiveAnswer:
     def wake(self) -> None:
         """Have every reader look again."""
         self._frames.clear()
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for future in waiting:
+                if not future.done():
+                    future.set_result(None)
         for follower in tuple(self._followers):
             follower.look()
 

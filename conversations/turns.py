@@ -117,9 +117,34 @@ class Opened:
 class _Rows:
     """The two rows of a turn, and how many messages of the branch stand before them."""
 
-    question: Message
-    answer: Message
+    question: Message | _Asked
+    answer: Message | _Begun
     before: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """A question's new row, as far as a turn needs it; to make a Message is slow."""
+
+    pk: int
+    number: int
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Begun:
+    """An answer's new row, in the same way."""
+
+    pk: int
+    number: int
+    provider: str
+    content: str = ""
+    reasoning: str = ""
+    sources: tuple[dict[str, Any], ...] = ()
+    first_token_at: datetime | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    tokens_estimated: bool = False
 
 
 def _open_turn(
@@ -198,7 +223,7 @@ def turn_of(opened: Opened) -> Turn:
     )
 
 
-def made_by(answer: Message) -> str:
+def made_by(answer: Message | _Begun) -> str:
     """What a key that opened `answer` stands for: where its stream begins."""
     return f"{answer.number}-{len(answer.reasoning)}-{len(answer.content)}"
 
@@ -259,8 +284,8 @@ _LAST = Select(_last)
 def _rows(new: _New, asked: Asked) -> _Rows:
     conversation = new.conversation
     if isinstance(asked, Question):
-        question = new.question(asked.text, conversation.active_leaf_id)
-        return _Rows(question=question, answer=new.answer(question))
+        added = new.question(asked.text, conversation.active_leaf_id)
+        return _Rows(question=added, answer=new.answer(added))
     nodes = nodes_of(conversation.pk)
     path = path_to(nodes, conversation.active_leaf_id)
     if not path:
@@ -269,11 +294,12 @@ def _rows(new: _New, asked: Asked) -> _Rows:
     place = place_of(path, number, nodes)
     if isinstance(asked, Edit):
         _must_be(path[place], Role.USER)
-        question = new.question(asked.text, path[place].parent_id)
-        return _Rows(question=question, answer=new.answer(question), before=place)
+        added = new.question(asked.text, path[place].parent_id)
+        return _Rows(question=added, answer=new.answer(added), before=place)
     _must_be(path[place], Role.ASSISTANT)
     old = Message.objects.select_related("parent").get(pk=path[place].pk)
     question = cast(Message, old.parent)
+    answer: Message | _Begun
     if isinstance(asked, Regenerate):
         answer = new.answer(question)
     elif place == len(path) - 1:
@@ -297,9 +323,9 @@ class _New:
     number: int
     writing: _Writing
 
-    def question(self, text: str, parent_id: int | None) -> Message:
-        question = Message(
-            conversation=self.conversation,
+    def question(self, text: str, parent_id: int | None) -> _Asked:
+        key = _ADD_MESSAGE.make(
+            conversation_id=self.conversation.pk,
             number=self.number,
             parent_id=parent_id,
             role=Role.USER,
@@ -307,14 +333,14 @@ class _New:
             created_at=self.writing.now,
             finished_at=self.writing.now,
         )
-        _ADD_MESSAGE.run(question)
-        return question
+        return _Asked(pk=key, number=self.number, content=text)
 
-    def answer(self, question: Message) -> Message:
-        answer = Message(
-            conversation=self.conversation,
-            number=max(self.number, question.number + 1),
-            parent=question,
+    def answer(self, question: Message | _Asked) -> _Begun:
+        number = max(self.number, question.number + 1)
+        key = _ADD_MESSAGE.make(
+            conversation_id=self.conversation.pk,
+            number=number,
+            parent_id=question.pk,
             role=Role.ASSISTANT,
             status=Status.STREAMING,
             model=self.conversation.model,
@@ -323,8 +349,7 @@ class _New:
             set_aside=self.writing.set_aside,
             created_at=self.writing.now,
         )
-        _ADD_MESSAGE.run(answer)
-        return answer
+        return _Begun(pk=key, number=number, provider=self.writing.provider)
 
 
 def _reopened(answer: Message, model: str, writing: _Writing) -> Message:

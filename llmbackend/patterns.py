@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 
+@lru_cache(maxsize=4096)
 def matches(model: str, pattern: str) -> bool:
     """
     Whether a model name fits a pattern, regardless of case; `*` is any text.

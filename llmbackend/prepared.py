@@ -255,12 +255,20 @@ class Insert(_Statement):
         [(sql, parameters)] = compiler.as_sql()
         return sql, tuple(parameters), ()
 
+    def make(self, **values: Any) -> Any:
+        """
+        Store a row without making an object of it; its key, which the database gives.
+
+        `values` are by the names of columns' attributes (`parent_id`); the rest of the
+        row is as its fields have it by default.
+        """
+        fields = self._model._meta.concrete_fields
+        left = {f.attname: f.get_default() for f in fields if f.attname not in values}
+        return self._run({**left, **values}, _key)
+
     def run(self, row: Model) -> None:
-        """Store `row`, which then has its key, if that is the database's to give."""
-        given_key = self._model._meta.pk.db_returning
-        key = self._run(row.__dict__, _key if given_key else _count)
-        if given_key:
-            row.pk = key
+        """Store `row`, which brings its key."""
+        self._run(row.__dict__, _count)
         row._state.adding, row._state.db = False, "default"
 
 

@@ -87,35 +87,34 @@ def test_an_object_is_whole(conversation: Any) -> None:
 def test_an_inserted_row_is_what_create_makes(conversation: Any) -> None:
     writer = Writer.objects.create(host="h", pid=1, heartbeat_at=timezone.now())
     fields = {
-        "conversation": conversation,
+        "conversation_id": conversation.pk,
         "role": "assistant",
         "content": "100 % of it, 'quoted' \\ 世界",
         "sources": [{"id": 1, "text": "世"}],
         "first_token_at": timezone.now() - timedelta(days=1),
         "created_at": timezone.now(),
-        "writer": writer,
+        "writer_id": writer.pk,
     }
-    made = Message(number=1, **fields)
 
-    Insert(Message).run(made)
+    key = Insert(Message).make(number=1, **fields)
 
     twin = Message.objects.create(number=2, **fields)
     stored, [expected] = (
-        Message.objects.get(pk=made.pk),
+        Message.objects.get(pk=key),
         Message.objects.filter(number=2),
     )
     for field in Message._meta.concrete_fields:
         if field.name not in {"id", "number"}:
             assert getattr(stored, field.attname) == getattr(expected, field.attname)
-    assert twin.pk > made.pk
+    assert twin.pk > key
 
 
 def test_what_the_database_refuses_is_one_of_djangos_errors(conversation: Any) -> None:
-    fields = {"conversation": conversation, "number": 1, "role": "user"}
-    Insert(Message).run(Message(**fields, created_at=timezone.now()))
+    fields = {"conversation_id": conversation.pk, "number": 1, "role": "user"}
+    Insert(Message).make(**fields, created_at=timezone.now())
 
     with pytest.raises(IntegrityError), transaction.atomic():
-        Insert(Message).run(Message(**fields, created_at=timezone.now()))
+        Insert(Message).make(**fields, created_at=timezone.now())
 
     assert Message.objects.count() == 1
 
