@@ -13,7 +13,8 @@ ON_POSTGRESQL := tests/test_idempotency.py tests/accounts/test_account.py \
 	tests/conversations/test_delete.py tests/conversations/test_turns.py \
 	tests/conversations/test_writers.py tests/rag/test_check_index.py \
 	tests/rag/test_documents.py tests/rag/test_indexes.py tests/rag/test_ingestion.py \
-	tests/rag/test_kills.py tests/llmbackend/test_commits.py tests/llmbackend/test_prepared.py
+	tests/rag/test_kills.py tests/llmbackend/test_commits.py tests/llmbackend/test_prepared.py \
+	tests/llmbackend/test_tables.py
 
 help: ## List what there is (plain `make`)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' Makefile

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pkgutil import iter_modules
 
 from django.apps import apps
+from django.conf import settings
 from django.contrib.auth import get_permission_codename
 from django.contrib.auth.models import Permission
 from django.db import DatabaseError, InterfaceError, connection
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
+
+# Any number that other programs on the same database do not use.
+ADVISORY_LOCK = int.from_bytes(b"llmback")
 
 
 def are_migrated() -> bool:
@@ -38,6 +45,32 @@ def are_complete() -> bool:
         return set(made) >= set(_permissions())
     except (DatabaseError, InterfaceError):
         return False
+
+
+@contextmanager
+def claimed() -> Iterator[None]:
+    """
+    Of all processes on this database, only one at a time is in the block.
+
+    To migrate in: two that start together would make every table twice. Raises
+    OperationalError.
+    """
+    connection.ensure_connection()
+    if connection.vendor == "sqlite":
+        # The folder, since the locks of the file itself are SQLite's.
+        folder = os.open(settings.CONFIG.sqlite.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK])
+        try:
+            yield
+        finally:
+            cursor.execute("SELECT pg_advisory_unlock(%s)", [ADVISORY_LOCK])
 
 
 def migrations() -> Iterator[tuple[str, str]]:

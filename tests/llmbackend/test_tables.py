@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.db import connection
 from django.db.migrations.loader import MigrationLoader
 
 from llmbackend import tables
+from tests import postgresql_server
 from tests.served import ServeProcess, serving
 
 
@@ -64,3 +66,21 @@ def test_the_migrations_are_found_that_django_finds(database: None) -> None:
 
     assert set(tables.migrations()) == set(loader.disk_migrations)
     assert tables.are_complete()
+
+
+def test_servers_that_start_together_on_nothing_migrate_once(tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"sqlite": {"path": str(tmp_path / "shared.db")}}
+    if postgresql_server.is_the_runs():
+        shared = postgresql_server.config_for(tmp_path)
+    started = []
+    try:
+        for name in ["one", "two", "three"]:
+            (tmp_path / name).mkdir()
+            server = ServeProcess(tmp_path / name, config=shared, from_nothing=True)
+            started.append(server)
+            server.start()
+        for server in started:
+            server.wait_until_ready()
+    finally:
+        for server in started:
+            server.kill()

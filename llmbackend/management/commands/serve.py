@@ -88,7 +88,10 @@ class Command(BaseCommand):
         try:
             # To find that nothing is to be done, it reads every migration there is.
             if not tables.are_complete():
-                call_command("migrate", verbosity=0, interactive=False)
+                with tables.claimed():
+                    # Unless another process has done it by now.
+                    if not tables.are_complete():
+                        call_command("migrate", verbosity=0, interactive=False)
         except OperationalError as exc:
             reason = str(exc).strip().splitlines()[0]
             raise CommandError(f"The database cannot be used: {reason}") from exc
