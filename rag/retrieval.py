@@ -102,7 +102,11 @@ class Knowledge:
         passages = shown(_fetched(base, scored[0].ids, ranked), top_k=top_k)
         index = scored[0].index
         relevant = is_relevant(
-            question, passages, embedding_model=base.embedding_model, idf=index.idf
+            question,
+            passages,
+            embedding_model=base.embedding_model,
+            idf=index.idf,
+            cosines=scored[0].dense,
         )
         return Findings(
             question=question, passages=passages, relevant=relevant, index=index

@@ -6,11 +6,21 @@ import uuid
 
 import numpy as np
 import pytest
+from django.conf import settings
+from django.utils import timezone
 
+from llmbackend.chat_models import Providers
+from rag.bases import changed
+from rag.dense import pack
+from rag.followups import readings
+from rag.indexes import Base
+from rag.models import Chunk, Document, KnowledgeBase
 from rag.overlap import Overlap
 from rag.passages import Passage
 from rag.relevance import is_relevant
-from rag.terms import Ids, question_terms, terms_of
+from rag.retrieval import Knowledge
+from rag.terms import Ids, pack_terms, question_terms, terms_of
+from tests.conftest import make_user
 
 LEASE = "租赁期限不得超过二十年。超过二十年的,超过部分无效。"
 SWIFTS = "The common swift spends almost its whole life in the air."
@@ -38,9 +48,15 @@ def alike(terms: Ids) -> np.ndarray:
 
 
 def judged(
-    question: str, *passages: Passage, model: str = "local-e5", idf=alike
+    question: str,
+    *passages: Passage,
+    model: str = "local-e5",
+    idf=alike,
+    cosines: np.ndarray | None = None,
 ) -> bool:
-    return is_relevant(question, passages, embedding_model=model, idf=idf)
+    return is_relevant(
+        question, passages, embedding_model=model, idf=idf, cosines=cosines
+    )
 
 
 class TestIsRelevant:
@@ -137,6 +153,204 @@ class TestIsRelevant:
         )
 
         assert asked_in_chinese == asked_in_english == relevant
+
+
+def around(cosine: float, *, chunks: int = 20) -> np.ndarray:
+    """What a question's cosines are to a base whose chunks are all as near."""
+    return np.full(chunks, cosine, np.float32)
+
+
+# Nothing in common with a lease, nor with each other.
+OTHERS = ("光合作用在叶绿体中进行。", "红烧肉先炒糖色。")
+
+
+def with_others(best: Passage, cosine: float) -> list[Passage]:
+    return [best, *(passage(content, dense=cosine) for content in OTHERS)]
+
+
+class TestStandsOut:
+    """With the embedded model, where there is enough to compare."""
+
+    QUESTION = "房子最多能借多久?"
+
+    @pytest.mark.parametrize(("dense", "relevant"), [(0.86, True), (0.84, False)])
+    def test_what_leads_is_relevant_though_it_is_not_near(self, dense, relevant):
+        found = with_others(passage(LEASE, dense=dense), 0.8)
+
+        assert judged(self.QUESTION, *found, cosines=around(0.8)) == relevant
+        assert not judged(self.QUESTION, *found)
+
+    def test_what_is_near_and_does_not_lead_is_not(self):
+        found = with_others(passage(LEASE, dense=0.9), 0.895)
+
+        assert not judged(self.QUESTION, *found, cosines=around(0.8))
+        assert judged(self.QUESTION, *found)
+
+    def test_it_leads_the_next_two_by_their_mean(self):
+        best, second, third = with_others(passage(LEASE, dense=0.86), 0.8)
+
+        as_near = passage(second.content, dense=0.84)
+        base = around(0.815)
+        assert judged(self.QUESTION, best, as_near, third, cosines=base)
+        assert not judged(self.QUESTION, best, as_near, as_near, cosines=base)
+
+    def test_where_much_is_as_near_it_need_not_lead(self):
+        found = with_others(passage(LEASE, dense=0.9), 0.895)
+
+        assert judged(self.QUESTION, *found, cosines=around(0.86))
+
+    def test_how_near_a_base_is_the_sixth_to_tenth_chunks_say(self):
+        found = with_others(passage(LEASE, dense=0.9), 0.895)
+        cosines = around(0.72)
+        cosines[3:8] = 0.99
+
+        assert not judged(self.QUESTION, *found, cosines=cosines)
+        cosines[8:13] = 0.86
+        assert judged(self.QUESTION, *found, cosines=cosines)
+
+    def test_copies_of_it_are_not_what_it_has_to_lead(self):
+        best, *others = with_others(passage(LEASE, dense=0.87), 0.8)
+        versions = [
+            passage(LEASE + "本条自公布之日起施行。", dense=0.869),
+            passage(LEASE[:13], dense=0.868),
+        ]
+        rivals = [passage(text, dense=0.868) for text in OTHERS]
+
+        base = around(0.8)
+        assert judged(self.QUESTION, best, *versions, *others, cosines=base)
+        assert not judged(self.QUESTION, best, *rivals, *others, cosines=base)
+
+    def test_where_all_are_copies_it_leads_the_last(self):
+        copies = [passage(LEASE + "。" * n, dense=0.86 - n / 20) for n in range(3)]
+
+        assert judged(self.QUESTION, *copies, cosines=around(0.78))
+        assert not judged(self.QUESTION, *copies, cosines=around(0.74))
+
+    def test_a_longer_passage_must_stand_out_more(self):
+        long = passage(LEASE * 20, dense=0.86)
+
+        base = around(0.8)
+        assert not judged(self.QUESTION, *with_others(long, 0.8), cosines=base)
+        much = passage(LEASE * 20, dense=0.9)
+        assert judged(self.QUESTION, *with_others(much, 0.8), cosines=base)
+
+    def test_in_words_less_is_to_be_reached(self):
+        question = "Where does it sleep?"
+        found = [
+            passage(SWIFTS, dense=0.8),
+            passage("Photosynthesis needs light.", dense=0.74),
+            passage("Fry the sugar first.", dense=0.74),
+        ]
+
+        assert judged(question, *found, cosines=around(0.8))
+        assert not judged(question, *found, cosines=around(0.77))
+
+    def test_a_number_is_found_that_is_in_every_passage(self):
+        found = [passage(f"ERR-4711: {n}", dense=0.76) for n in "一二三"]
+
+        assert judged("ERR-4711?", *found, cosines=around(0.75))
+        assert not judged("ERR-4712?", *found, cosines=around(0.75))
+
+    @pytest.mark.parametrize(
+        ("content", "relevant"),
+        [
+            ("Ospreys hover. They dive deep.", False),
+            ("Ospreys hover, dive deep.", True),
+        ],
+    )
+    def test_a_sentence_that_holds_the_question_counts(self, content, relevant):
+        found = [
+            passage(content, dense=0.75),
+            passage("Photosynthesis needs light.", dense=0.74),
+            passage("Fry the sugar first.", dense=0.74),
+        ]
+
+        asked = judged("Ospreys hover, dive deep?", *found, cosines=around(0.68))
+
+        assert asked == relevant
+
+    def test_what_keywords_alone_found_is_as_near_as_the_last_that_is_told(self):
+        """Its cosine is not told; at 0, it would be led by far."""
+        best, *_ = with_others(passage(LEASE, dense=0.83), 0)
+        untold = [passage(content, dense=0) for content in OTHERS]
+
+        assert not judged(self.QUESTION, best, *untold, cosines=around(0.8, chunks=200))
+
+    def test_of_fewer_passages_or_chunks_it_is_not_asked(self):
+        near = with_others(passage(LEASE, dense=0.9), 0.895)
+
+        assert judged(self.QUESTION, *near[:2], cosines=around(0.8))
+        assert judged(self.QUESTION, *near, cosines=around(0.8, chunks=9))
+        assert not judged(self.QUESTION, *near, cosines=around(0.8, chunks=10))
+
+    @pytest.mark.parametrize("model", ["local-ngram", "embedding-3"])
+    def test_of_other_models_it_is_not_asked(self, model):
+        found = with_others(passage(LEASE, dense=0.3), 0.295)
+
+        assert judged(self.QUESTION, *found, model=model, cosines=around(0.1))
+
+    def test_another_script_is_not_judged_by_it(self):
+        found = with_others(passage(SWIFTS, dense=0.8), 0.8)
+
+        assert judged("雨燕一生在哪里度过?", *found, cosines=around(0.8))
+
+    @pytest.mark.parametrize(("angle", "relevant"), [(0.5, True), (0.66, False)])
+    def test_a_search_compares_with_its_base(self, database, angle, relevant):
+        """The base's other chunks are all at a cosine of .78, the best one nearer."""
+        knowledge = Knowledge(Providers(settings.CONFIG), config=settings.CONFIG)
+        base = base_with(
+            [(LEASE, angle), *((f"{content}{n}", 0.676) for n, content in TWENTY)]
+        )
+
+        findings = knowledge.search(
+            base=base,
+            readings=readings(self.QUESTION, before=[]),
+            vectors=[at_angle(0)],
+            top_k=5,
+        )
+
+        assert findings.passages[0].content == LEASE
+        assert findings.relevant == relevant
+
+
+TWENTY = [(n, OTHERS[n % 2]) for n in range(20)]
+
+
+def at_angle(angle: float) -> np.ndarray:
+    return np.array([np.cos(angle), np.sin(angle)], np.float32)
+
+
+def base_with(chunks: list[tuple[str, float]]) -> Base:
+    """A base of `local-e5`: each text a document, at an angle from the question."""
+    base = KnowledgeBase.objects.create(
+        owner=make_user("alice"),
+        name="base",
+        embedding_model="local-e5",
+        dimension=2,
+        created_at=timezone.now(),
+    )
+    for text, angle in chunks:
+        document = Document.objects.create(
+            knowledge_base=base,
+            name="a.txt",
+            type="txt",
+            sha256=uuid.uuid4().hex * 2,
+            embedding_model=base.embedding_model,
+            status="ready",
+            created_at=timezone.now(),
+        )
+        Chunk.objects.create(
+            document=document,
+            ordinal=0,
+            text=text,
+            start=0,
+            end=len(text),
+            embedding=pack(at_angle(angle)),
+            terms=pack_terms(text),
+        )
+    changed(base.pk)
+    base.refresh_from_db()
+    return Base.of(base)
 
 
 class TestOverlap:
