@@ -52,6 +52,12 @@ class DenseIndex:
         return self._matrix[: self._filled]
 
     @property
+    def room(self) -> NDArray[np.uint64]:
+        """The memory of the rows, for any use before they are filled."""
+        flat = self._matrix.ravel()
+        return flat[: flat.size // 2 * 2].view(np.uint64)
+
+    @property
     def nbytes(self) -> int:
         """What the index keeps in memory."""
         return self._matrix.nbytes

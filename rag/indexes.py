@@ -7,27 +7,30 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
 
 import numpy as np
-from django.db.models import Q, QuerySet
-from django.db.models.functions import Length
+from django.db.models import QuerySet
 from numpy.typing import NDArray
 
 from llmbackend import metrics
+from llmbackend.prepared import Select, given
 from rag.bias import Bias, bias_of
 from rag.dense import DenseIndex
 from rag.embedders import LOCAL_NGRAM
 from rag.keyword import KeywordBuilder, KeywordIndex
 from rag.models import Chunk, Document, KnowledgeBase
 from rag.ngrams import idf_of, query_vector
-from rag.terms import RECORD, Ids
+from rag.terms import Ids
 
-# As many as any database takes in one question.
-ROWS_AT_ONCE = 500
+# Chunks read at once: what they have stays in a core's cache until it is used.
+ROWS_AT_ONCE = 200
 TRIES = 3
 
 Vector = NDArray[np.float32]
-Row = tuple[bytes | memoryview, ...]
+ChunkIds = NDArray[np.int64]
+Stored = bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,14 +61,6 @@ class Base:
             version=base.version,
             chunk_tokens=max(base.chunk_size_cjk, base.chunk_size_latin * 3 // 10),
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contents:
-    """The ids of a base's ready chunks, ascending, and how many terms they have."""
-
-    ids: NDArray[np.int64]
-    postings: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,24 +203,25 @@ class Indexes:
         return index
 
     def _read(self, base: Base, version: int) -> Index | None:
-        contents = contents_of(base.id)
-        size, dimension = len(contents.ids), base.dimension or 0
-        if size * dimension * 4 + contents.postings * 4 > self._budget:
+        ids, dimension = ids_of(base.id), base.dimension or 0
+        if len(ids) * dimension * 4 > self._budget:
             return None
-        # One side after the other: what sorting the keywords takes beyond their index
-        # is given back before the matrix is made.
-        keyword = KeywordBuilder(postings=contents.postings)
-        for part in rows_of(contents, "terms"):
-            keyword.add([terms for (terms,) in part])
+        dense = DenseIndex(size=len(ids), dimension=dimension)
+        # One side after the other: the keywords are sorted where the vectors come to
+        # be, and no more memory is touched than the index keeps.
+        keyword = KeywordBuilder(room=dense.room)
+        for terms in stored(TERMS, ids):
+            keyword.add(terms)
+            if dense.nbytes + keyword.postings * 4 > self._budget:
+                return None
         keywords = keyword.finish()
-        dense = DenseIndex(size=size, dimension=dimension)
         deleted = bytes(4 * dimension)
-        for part in rows_of(contents, "embedding"):
-            dense.fill([row or deleted for (row,) in part])
+        for vectors in stored(VECTORS, ids):
+            dense.fill([vector or deleted for vector in vectors])
         ngram = base.embedding_model == LOCAL_NGRAM
         index = Index(
             version=version,
-            ids=contents.ids,
+            ids=ids,
             dense=dense,
             keyword=keywords,
             idf=idf_of(dense.matrix) if ngram else None,
@@ -248,27 +244,39 @@ def ready_chunks(base_id: uuid.UUID) -> QuerySet[Chunk]:
     )
 
 
-def contents_of(base_id: uuid.UUID) -> Contents:
-    """What a base holds now, in one statement, for `rows_of` to read."""
-    sizes = ready_chunks(base_id).order_by("pk").values_list("pk", Length("terms"))
-    found = np.fromiter(sizes.iterator(), [("id", np.int64), ("bytes", np.int64)])
-    postings = int(found["bytes"].sum()) // RECORD.itemsize
-    return Contents(ids=found["id"].copy(), postings=postings)
+def ids_of(base_id: uuid.UUID) -> ChunkIds:
+    """The ids of a base's ready chunks, ascending, in one statement."""
+    ids = ready_chunks(base_id).order_by("pk").values_list("pk", flat=True)
+    return np.fromiter(ids.iterator(), np.int64)
 
 
-def rows_of(contents: Contents, *columns: str) -> Iterator[list[Row]]:
+_PLACES = [f"id{n}" for n in range(ROWS_AT_ONCE)]
+
+
+def _column(name: str) -> Select:
+    """A column of ROWS_AT_ONCE chunks, by their ids."""
+
+    def build() -> QuerySet[Chunk, Any]:
+        ids = [given(Chunk, "id", place) for place in _PLACES]
+        chunks = Chunk.objects.filter(pk__in=ids)  # type: ignore[misc]
+        return chunks.values_list("pk", name)
+
+    return Select(build)
+
+
+TERMS, VECTORS = _column("terms"), _column("embedding")
+
+
+def stored(column: Select, ids: ChunkIds) -> Iterator[list[Stored]]:
     """
-    Columns of each chunk in the order of the ids, some chunks at a time.
+    A column of each chunk in the order of the ids, some chunks at a time.
 
-    Those of a chunk deleted since are empty.
+    That of a chunk deleted since is empty.
     """
     # By their ids: asked for the next of a base, SQLite sorts all that is left of it.
-    nothing = (b"",) * len(columns)
-    for start in range(0, len(contents.ids), ROWS_AT_ONCE):
-        ids = contents.ids[start : start + ROWS_AT_ONCE].tolist()
-        # Ids without a gap are most of them, and quicker to ask for by their ends.
-        gapless = ids[-1] - ids[0] == len(ids) - 1
-        these = Q(pk__range=(ids[0], ids[-1])) if gapless else Q(pk__in=ids)
-        chunks = Chunk.objects.filter(these)
-        found = {pk: row for pk, *row in chunks.values_list("pk", *columns)}
-        yield [found.get(pk, nothing) for pk in ids]
+    for start in range(0, len(ids), ROWS_AT_ONCE):
+        asked = ids[start : start + ROWS_AT_ONCE].tolist()
+        # The statement takes no fewer: the last one stands where there are none left.
+        places = zip_longest(_PLACES, asked, fillvalue=asked[-1])
+        found: dict[int, Stored] = dict(column.rows(**dict(places)))
+        yield [found.get(pk, b"") for pk in asked]

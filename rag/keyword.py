@@ -14,19 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag.scripts import are_unspaced, characters_in
+from rag.sorting import Keys, Postings, Sorter
 from rag.terms import MOST, Ids, Unpacked, unpack
 
 K1 = 1.2
 B = 0.75
 # Rows read in one go: what holds the interpreter lock meanwhile takes about 1 ms.
 SLICE = 512
-# Sort keys looked at in one go.
-KEYS = 1 << 16
-# A sort key is 32 bits of term, 24 of chunk and 8 of count; a posting is the last two.
+# A posting is 24 bits of chunk and 8 of count.
 COUNT_BITS = 8
 MOST_ROWS = 1 << 24
 
-Keys = NDArray[np.uint64]
 Scores = NDArray[np.float32]
 
 
@@ -43,7 +41,7 @@ class KeywordIndex:
         *,
         ids: Ids,
         starts: NDArray[np.int64],
-        postings: NDArray[np.uint32],
+        postings: Postings,
         lengths: NDArray[np.int64],
         unspaced: NDArray[np.bool],
     ) -> None:
@@ -132,17 +130,24 @@ class KeywordBuilder:
     very scores the whole index would: for a base too large to be kept in memory.
     """
 
-    def __init__(self, *, postings: int = 0, only: Ids | None = None) -> None:
+    def __init__(self, *, only: Ids | None = None, room: Keys | None = None) -> None:
         """
-        `postings`, if it is known, is how many there will be: their memory is taken
-        once. `only` is ascending, as `question_terms` gives it.
+        `only` is ascending, as `question_terms` gives it. `room` is memory to sort in,
+        which is free again when the index is finished; more is taken if need be.
         """
         self._only = only
-        self._keys = np.empty(postings, np.uint64)
-        self._used = 0
-        self._lengths: list[NDArray[np.int64]] = []
-        self._unspaced: list[NDArray[np.bool]] = []
+        self._begin(room)
+
+    def _begin(self, room: Keys | None) -> None:
+        self._sorter = Sorter(room=room)
         self._size = 0
+        self._lengths = [np.zeros(0, np.int64)]
+        self._unspaced = [np.zeros(0, np.bool)]
+
+    @property
+    def postings(self) -> int:
+        """How many postings the index would have now."""
+        return len(self._sorter)
 
     def add(self, rows: Sequence[bytes | memoryview]) -> None:
         """The next chunks' rows; raises ValueError for damage or 2**24 chunks."""
@@ -150,82 +155,42 @@ class KeywordBuilder:
             self._add(unpack(rows[start : start + SLICE]))
 
     def _add(self, part: Unpacked) -> None:
-        chunks = np.arange(self._size, self._size + len(part.sizes), dtype=np.uint64)
+        chunks = np.arange(self._size, self._size + len(part.sizes), dtype=np.uint32)
         self._size += len(chunks)
         if self._size > MOST_ROWS:
             raise ValueError(f"a keyword index holds at most {MOST_ROWS} chunks")
-        of = np.repeat(chunks, part.sizes)
         lengths = _sums(part.counts, part.sizes)
         characters = _sums(characters_in(part), part.sizes)
         self._lengths.append(lengths)
         self._unspaced.append(are_unspaced(characters, lengths))
+        postings = np.repeat(chunks << np.uint32(COUNT_BITS), part.sizes)
+        postings |= part.counts
+        ids = part.ids
         if self._only is not None:
-            wanted = np.flatnonzero(np.isin(part.ids, self._only))
-            part = Unpacked(part.ids[wanted], part.counts[wanted], part.sizes)
-            of = of[wanted]
-        keys = part.ids.astype(np.uint64)
-        keys <<= np.uint64(32)
-        keys |= of << np.uint64(COUNT_BITS)
-        keys |= part.counts
-        self._put(keys)
-
-    def _put(self, keys: Keys) -> None:
-        end = self._used + len(keys)
-        if end > len(self._keys):
-            larger = np.empty(max(end, 2 * len(self._keys)), np.uint64)
-            larger[: self._used] = self._keys[: self._used]
-            self._keys = larger
-        self._keys[self._used : end] = keys
-        self._used = end
+            wanted = np.flatnonzero(np.isin(ids, self._only))
+            ids, postings = ids[wanted], postings[wanted]
+        self._sorter.put(ids, postings)
 
     def finish(self) -> KeywordIndex:
         """The index of all rows added; the builder is empty afterwards."""
-        keys, self._keys = self._keys, np.empty(0, np.uint64)
-        lengths = np.concatenate([np.zeros(0, np.int64), *self._lengths])
-        unspaced = np.concatenate([np.zeros(0, np.bool), *self._unspaced])
-        used, self._used, self._lengths, self._size = self._used, 0, [], 0
-        self._unspaced = []
-        # Terms together, and within one its chunks in order; this is most of the work,
-        # and numpy lets other threads run meanwhile.
-        keys[:used].sort()
-        ids, starts = _runs(keys[:used])
-        postings = _lower_halves(keys, size=used)
+        sorter, lengths, unspaced = self._sorter, self._lengths, self._unspaced
+        self._begin(None)
+        postings = np.empty(len(sorter), np.uint32)
+        ids, starts, end = [np.zeros(0, np.uint32)], [np.zeros(0, np.int64)], 0
+        for keys in sorter.parts():
+            start, end = end, end + len(keys)
+            postings[start:end] = keys
+            terms = (keys >> np.uint64(32)).astype(np.uint32)
+            first = np.flatnonzero(np.diff(terms, prepend=~terms[:1]))
+            ids.append(terms[first])
+            starts.append(first + start)
         return KeywordIndex(
-            ids=ids,
-            starts=starts,
+            ids=np.concatenate(ids),
+            starts=np.concatenate([*starts, [end]]),
             postings=postings,
-            lengths=lengths,
-            unspaced=unspaced,
+            lengths=np.concatenate(lengths),
+            unspaced=np.concatenate(unspaced),
         )
-
-
-def _lower_halves(keys: Keys, *, size: int) -> NDArray[np.uint32]:
-    """
-    The lower 32 bits of the first `size` keys, in the memory of `keys`, of which the
-    rest is given back: a copy would need half as much again.
-    """
-    halves = keys.view(np.uint32)
-    for part in _slices(size):
-        halves[part] = keys[part]
-    del halves
-    keys.resize((size + 1) // 2, refcheck=False)
-    return keys.view(np.uint32)[:size]
-
-
-def _runs(keys: Keys) -> tuple[Ids, NDArray[np.int64]]:
-    """The distinct terms of sorted keys, and where each begins, the end added."""
-    starts = [np.zeros(min(1, len(keys)), np.int64)]
-    for part in _slices(len(keys) - 1):
-        terms = keys[part.start : part.stop + 1] >> np.uint64(32)
-        starts.append(np.flatnonzero(terms[1:] != terms[:-1]) + (part.start + 1))
-    first = np.concatenate(starts)
-    terms = keys[first] >> np.uint64(32)
-    return terms.astype(np.uint32), np.append(first, len(keys))
-
-
-def _slices(size: int) -> list[slice]:
-    """A long array in parts that stay in a core's cache, with what is made of them."""
-    return [slice(start, min(start + KEYS, size)) for start in range(0, size, KEYS)]
 
 
 def _sums(values: NDArray[np.uint8], sizes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 from rag.bias import Bias, Centres
 from rag.dense import DenseIndex
 from rag.embedders import LOCAL_NGRAM
-from rag.indexes import Asked, Base, Contents, Scored, Vector, contents_of, rows_of
+from rag.indexes import (
+    TERMS,
+    VECTORS,
+    Asked,
+    Base,
+    ChunkIds,
+    Scored,
+    Vector,
+    ids_of,
+    stored,
+)
 from rag.keyword import KeywordBuilder, KeywordIndex
 from rag.ngrams import DIMENSION, idf_from, query_vector
 
@@ -21,22 +31,22 @@ def scanned(base: Base, asked: Sequence[Asked]) -> list[Scored]:
 
     Reads the terms of every chunk once for all of them, and its vector twice.
     """
-    contents = contents_of(base.id)
-    index = scanned_keywords(contents, asked)
+    ids = ids_of(base.id)
+    index = scanned_keywords(ids, asked)
     vectors = [each.vector for each in asked if each.vector is not None]
     dense: Sequence[Vector | None] = [None] * len(asked)
     bias = None
     if base.embedding_model == LOCAL_NGRAM:
-        idf = scanned_idf(contents)
+        idf = scanned_idf(ids)
         made = [query_vector(each.text, idf) for each in asked]
-        dense = scanned_scores(contents, made)
+        dense = scanned_scores(ids, made)
     elif len(vectors) == len(asked):
-        centres = scanned_centres(contents, index.unspaced, dimension=len(vectors[0]))
-        *dense, centrality = scanned_scores(contents, [*vectors, centres.centre])
+        centres = scanned_centres(ids, index.unspaced, dimension=len(vectors[0]))
+        *dense, centrality = scanned_scores(ids, [*vectors, centres.centre])
         bias = Bias(centrality=centrality, unspaced=index.unspaced, lift=centres.lift)
     return [
         Scored(
-            ids=contents.ids,
+            ids=ids,
             terms=each.terms,
             dense=scores,
             keyword=index.scores(each.terms),
@@ -47,47 +57,47 @@ def scanned(base: Base, asked: Sequence[Asked]) -> list[Scored]:
     ]
 
 
-def scanned_keywords(contents: Contents, asked: Sequence[Asked]) -> KeywordIndex:
+def scanned_keywords(ids: ChunkIds, asked: Sequence[Asked]) -> KeywordIndex:
     """The keywords of a base that some questions ask for."""
     only = np.unique(np.concatenate([each.terms for each in asked]))
     keyword = KeywordBuilder(only=only)
-    for part in rows_of(contents, "terms"):
-        keyword.add([terms for (terms,) in part])
+    for terms in stored(TERMS, ids):
+        keyword.add(terms)
     return keyword.finish()
 
 
-def scanned_scores(contents: Contents, vectors: Sequence[Vector]) -> list[Vector]:
+def scanned_scores(ids: ChunkIds, vectors: Sequence[Vector]) -> list[Vector]:
     """For each vector its inner product with every row of a base, (n,)."""
     found: list[list[Vector]] = [[np.zeros(0, np.float32)] for _ in vectors]
-    for block in blocks_of(contents, dimension=len(vectors[0])):
+    for block in blocks_of(ids, dimension=len(vectors[0])):
         for vector, scores in zip(vectors, found, strict=True):
             scores.append(block.scores(vector))
     return [np.concatenate(scores) for scores in found]
 
 
 def scanned_centres(
-    contents: Contents, unspaced: NDArray[np.bool], *, dimension: int
+    ids: ChunkIds, unspaced: NDArray[np.bool], *, dimension: int
 ) -> Centres:
     """The centres of a base, given which of its chunks are without spaces."""
     centres, start = Centres(dimension=dimension), 0
-    for block in blocks_of(contents, dimension=dimension):
+    for block in blocks_of(ids, dimension=dimension):
         end = start + len(block.matrix)
         centres.add(block.matrix, unspaced[start:end])
         start = end
     return centres
 
 
-def scanned_idf(contents: Contents) -> Vector:
+def scanned_idf(ids: ChunkIds) -> Vector:
     """How rare each bucket of n-grams is in a base: (DIMENSION,) float32."""
     used = np.zeros(DIMENSION, np.int64)
-    for block in blocks_of(contents, dimension=DIMENSION):
+    for block in blocks_of(ids, dimension=DIMENSION):
         used += np.count_nonzero(block.matrix, axis=0)
-    return idf_from(used, len(contents.ids))
+    return idf_from(used, len(ids))
 
 
-def blocks_of(contents: Contents, *, dimension: int) -> Iterator[DenseIndex]:
+def blocks_of(ids: ChunkIds, *, dimension: int) -> Iterator[DenseIndex]:
     """The rows of a base, those deleted as zeros, some at a time."""
-    for part in rows_of(contents, "embedding"):
-        block = DenseIndex(size=len(part), dimension=dimension)
-        block.fill([row or bytes(4 * dimension) for (row,) in part])
+    for vectors in stored(VECTORS, ids):
+        block = DenseIndex(size=len(vectors), dimension=dimension)
+        block.fill([vector or bytes(4 * dimension) for vector in vectors])
         yield block

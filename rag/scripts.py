@@ -30,7 +30,7 @@ def characters_in(rows: Unpacked) -> NDArray[np.uint8]:
 
     One in forty of those passes for a character, for the sake of speed.
     """
-    may_be = _characters()[rows.ids >> np.uint32(32 - LOOKED_AT)]
+    may_be = _characters().take(rows.ids >> np.uint32(32 - LOOKED_AT))
     counts: NDArray[np.uint8] = rows.counts * may_be
     return counts
 

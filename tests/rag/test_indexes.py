@@ -16,13 +16,14 @@ from rag.bases import changed, remove_document
 from rag.dense import pack
 from rag.indexes import (
     ROWS_AT_ONCE,
+    TERMS,
     Asked,
     Base,
     Index,
     Indexes,
-    contents_of,
+    ids_of,
     ready_chunks,
-    rows_of,
+    stored,
 )
 from rag.models import Chunk, Document, KnowledgeBase
 from rag.scanning import scanned
@@ -168,14 +169,14 @@ class TestAnIndex:
 
     def test_leaves_empty_what_is_deleted_while_it_is_read(self, owner: Any) -> None:
         base = filled(owner, documents=2)
-        contents = contents_of(base.pk)
+        ids = ids_of(base.pk)
         remove_document(Document.objects.filter(knowledge_base=base)[0], by=1)
 
-        ((parts),) = rows_of(contents, "terms")
+        [terms] = stored(TERMS, ids)
 
         kept = set(ready_chunks(base.pk).values_list("pk", flat=True))
-        there = [bool(terms) for (terms,) in parts]
-        assert there == [pk in kept for pk in contents.ids.tolist()]
+        there = [bool(row) for row in terms]
+        assert there == [pk in kept for pk in ids.tolist()]
         assert sum(there) == 20
 
     def test_is_read_from_the_bases_own_rows(self, owner: Any) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from rag.keyword import K1, KEYS, SLICE, B, KeywordBuilder, KeywordIndex
+from rag.keyword import K1, SLICE, B, KeywordBuilder, KeywordIndex
+from rag.sorting import KEYS
 from rag.terms import RECORD, pack_terms, question_terms
 
 PAGES = [
@@ -98,13 +99,13 @@ def test_finds_the_page_that_has_the_words():
 
 
 def test_rows_and_terms_beyond_a_slice_keep_their_places():
-    size, needle = SLICE + 20, SLICE + 5
+    size, needle = 2 * SLICE + 20, SLICE + 5
     pages = [
         " ".join(f"t{(at * 7 + n) % 997}" for n in range(150)) for at in range(size)
     ]
     pages[needle] = "needle"
     rows = rows_of(pages)
-    assert sum(map(len, rows)) > 5 * KEYS
+    assert sum(map(len, rows)) > RECORD.itemsize * KEYS
 
     index = KeywordIndex.build(rows)
 
