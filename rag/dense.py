@@ -16,6 +16,8 @@ STORED = np.dtype("<f4")
 # Bytes of rows copied in one go: what holds the interpreter lock takes under 1 ms.
 SLICE = 1 << 20
 STRIDES = 64
+# Numbers of 8 bytes in a piece of memory.
+ROOM = 1 << 21
 
 Floats = NDArray[np.float32]
 Places = NDArray[np.intp]
@@ -52,10 +54,11 @@ class DenseIndex:
         return self._matrix[: self._filled]
 
     @property
-    def room(self) -> NDArray[np.uint64]:
-        """The memory of the rows, for any use before they are filled."""
+    def rooms(self) -> list[NDArray[np.uint64]]:
+        """The memory of the rows, in pieces, for any use before they are filled."""
         flat = self._matrix.ravel()
-        return flat[: flat.size // 2 * 2].view(np.uint64)
+        room = flat[: flat.size // 2 * 2].view(np.uint64)
+        return [room[at : at + ROOM] for at in range(0, len(room), ROOM)]
 
     @property
     def nbytes(self) -> int:

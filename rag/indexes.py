@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -22,6 +23,7 @@ from rag.embedders import LOCAL_NGRAM
 from rag.keyword import KeywordBuilder, KeywordIndex
 from rag.models import Chunk, Document, KnowledgeBase
 from rag.ngrams import idf_of, query_vector
+from rag.sorting import Keys
 from rag.terms import Ids
 
 # Chunks read at once: what they have stays in a core's cache until it is used.
@@ -207,14 +209,8 @@ class Indexes:
         if len(ids) * dimension * 4 > self._budget:
             return None
         dense = DenseIndex(size=len(ids), dimension=dimension)
-        # One side after the other: the keywords are sorted where the vectors come to
-        # be, and no more memory is touched than the index keeps.
-        keyword = KeywordBuilder(room=dense.room)
-        for terms in stored(TERMS, ids):
-            keyword.add(terms)
-            if dense.nbytes + keyword.postings * 4 > self._budget:
-                return None
-        keywords = keyword.finish()
+        if (keywords := self._keywords(ids, dense)) is None:
+            return None
         deleted = bytes(4 * dimension)
         for vectors in stored(VECTORS, ids):
             dense.fill([vector or deleted for vector in vectors])
@@ -228,6 +224,23 @@ class Indexes:
             bias=None if ngram else bias_of(dense, keywords.unspaced),
         )
         return index if index.nbytes <= self._budget else None
+
+    def _keywords(self, ids: ChunkIds, dense: DenseIndex) -> KeywordIndex | None:
+        """Those of a base; None when they would not fit in beside its vectors."""
+        # They are sorted where the vectors come to be: no more memory is touched than
+        # the index keeps. To get it of the system takes its time, another thread's.
+        with ThreadPoolExecutor(1) as other:
+            keyword = KeywordBuilder(rooms=other.map(_touched, dense.rooms))
+            for terms in stored(TERMS, ids):
+                keyword.add(terms)
+                if dense.nbytes + keyword.postings * 4 > self._budget:
+                    return None
+            return keyword.finish()
+
+
+def _touched(room: Keys) -> Keys:
+    room.fill(0)
+    return room
 
 
 def version_of(base_id: uuid.UUID) -> int:

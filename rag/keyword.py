@@ -8,7 +8,7 @@ ln(1 + (n - df + 1/2) / (df + 1/2)) and a length is the number of a chunk's term
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,16 +130,16 @@ class KeywordBuilder:
     very scores the whole index would: for a base too large to be kept in memory.
     """
 
-    def __init__(self, *, only: Ids | None = None, room: Keys | None = None) -> None:
+    def __init__(self, *, only: Ids | None = None, rooms: Iterable[Keys] = ()) -> None:
         """
-        `only` is ascending, as `question_terms` gives it. `room` is memory to sort in,
-        which is free again when the index is finished; more is taken if need be.
+        `only` is ascending, as `question_terms` gives it. `rooms` are memory to sort
+        in, free again when the index is finished; more is taken if need be.
         """
         self._only = only
-        self._begin(room)
+        self._begin(rooms)
 
-    def _begin(self, room: Keys | None) -> None:
-        self._sorter = Sorter(room=room)
+    def _begin(self, rooms: Iterable[Keys]) -> None:
+        self._sorter = Sorter(rooms=rooms)
         self._size = 0
         self._lengths = [np.zeros(0, np.int64)]
         self._unspaced = [np.zeros(0, np.bool)]
@@ -174,7 +174,7 @@ class KeywordBuilder:
     def finish(self) -> KeywordIndex:
         """The index of all rows added; the builder is empty afterwards."""
         sorter, lengths, unspaced = self._sorter, self._lengths, self._unspaced
-        self._begin(None)
+        self._begin(())
         postings = np.empty(len(sorter), np.uint32)
         ids, starts, end = [np.zeros(0, np.uint32)], [np.zeros(0, np.int64)], 0
         for keys in sorter.parts():

@@ -9,7 +9,7 @@ slices have under the same bits is taken together, and put in the order of the r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +31,10 @@ Postings = NDArray[np.uint32]
 class Sorter:
     """Takes the postings of terms, in slices, and gives them in the terms' order."""
 
-    def __init__(self, *, room: Keys | None = None) -> None:
-        """`room` is memory to be used before more is taken."""
-        self._room = np.empty(0, np.uint64) if room is None else room
+    def __init__(self, *, rooms: Iterable[Keys] = ()) -> None:
+        """`rooms` are memory to be used before more is taken."""
+        self._rooms = iter(rooms)
+        self._room = np.empty(0, np.uint64)
         self._slices: list[Keys] = []
         # Of each slice where the keys of each upper 8 bits begin, and the end.
         self._bounds: list[NDArray[np.intp]] = []
@@ -56,8 +57,10 @@ class Sorter:
         self._size += len(keys)
 
     def _taken(self, size: int) -> Keys:
-        if size > len(self._room):
-            self._room = np.empty(max(size, BLOCK), np.uint64)
+        while size > len(self._room):
+            room = next(self._rooms, None)
+            more = max(size, BLOCK)
+            self._room = np.empty(more, np.uint64) if room is None else room
         taken, self._room = self._room[:size], self._room[size:]
         return taken
 

@@ -7,11 +7,23 @@ import pytest
 from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rag.dense import SLICE, STRIDES, DenseIndex, pack, top
+from rag.dense import ROOM, SLICE, STRIDES, DenseIndex, pack, top
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
 vectors = arrays(np.float32, st.integers(1, 40), elements=finite).filter(np.any)
 few = st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0])
+
+
+def test_its_memory_is_of_use_before_it_is_filled():
+    index = DenseIndex(size=3, dimension=ROOM + 1)
+
+    rooms = index.rooms
+    for number, room in enumerate(rooms):
+        room.fill(number)
+
+    assert [len(room) for room in rooms] == [ROOM, ROOM // 2 + 1]
+    assert [set(room.tolist()) for room in rooms] == [{0}, {1}]
+    assert all(np.shares_memory(room, index._matrix) for room in rooms)
 
 
 def index_of(rows: list[bytes], dimension: int) -> DenseIndex:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from rag.bases import changed, remove_document
@@ -17,6 +18,7 @@ from rag.dense import pack
 from rag.indexes import (
     ROWS_AT_ONCE,
     TERMS,
+    VECTORS,
     Asked,
     Base,
     Index,
@@ -233,6 +235,22 @@ class TestTheBudget:
         assert indexes.get(now(base)) is None
 
         assert index_of(indexes, kept) is small
+
+    @pytest.mark.parametrize(
+        ("budget", "read"),
+        [(20 * DIMENSION * 4 - 1, []), (20 * DIMENSION * 4, [TERMS])],
+    )
+    def test_no_more_is_read_of_it_than_shows_that(
+        self, owner: Any, budget: int, read: list[Any]
+    ) -> None:
+        base, indexes = now(filled(owner)), Indexes(budget=budget)
+
+        with CaptureQueriesContext(connection) as asked:
+            assert indexes.get(base) is None
+
+        columns = {TERMS: '"terms"', VECTORS: '"embedding"'}
+        seen = " ".join(each["sql"] for each in asked)
+        assert [each for each in columns if columns[each] in seen] == read
 
     def test_it_has_one_again_when_it_fits(self, owner: Any) -> None:
         base = filled(owner, documents=2)

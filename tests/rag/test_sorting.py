@@ -52,14 +52,14 @@ def test_many_come_in_parts_of_some_hundred_thousand():
 
 
 def test_they_are_sorted_in_the_room_there_is():
-    room = np.zeros(100, np.uint64)
-    sorter = Sorter(room=room)
-    parts = [np.arange(n, n + 40, dtype=np.uint32) for n in (1, 2, 3)]
+    rooms = [np.zeros(size, np.uint64) for size in (100, 30, 90)]
+    sorter = Sorter(rooms=rooms)
+    parts = [np.arange(n, n + 40, dtype=np.uint32) for n in range(1, 6)]
 
     expected = put(sorter, parts)
 
     np.testing.assert_array_equal(taken(sorter), expected)
-    assert np.count_nonzero(room) == 80
+    assert [np.count_nonzero(room) for room in rooms] == [80, 0, 80]
 
 
 def test_a_slice_may_be_larger_than_any_room():
