@@ -1,6 +1,7 @@
 """The project's settings on a config, a database and keys of this test run's own."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -31,6 +32,9 @@ if postgresql_server.is_the_runs():
     config["database"] = {"url": postgresql_server.url_of("tests", port=free_port())}
     config["jwt"] = {"secret": postgresql_server.JWT_SECRET}
 (directory / "config.yaml").write_text(yaml.safe_dump(config))
+# Hundreds of processes are started, which would each compile all sources anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # Two BLAS threads on busy cores spin against each other; must precede numpy.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["LLMBACKEND_CONFIG"] = str(directory / "config.yaml")
