@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import httpx2
 
+from tests.patience import PATIENCE
+
 
 class AdminBrowser:
     def __init__(self, client: httpx2.Client) -> None:
@@ -32,7 +34,11 @@ def signed_in(
 ) -> Iterator[AdminBrowser]:
     headers = {"Accept-Language": language}
     with httpx2.Client(
-        base_url=base_url, headers=headers, timeout=20, trust_env=False, verify=False
+        base_url=base_url,
+        headers=headers,
+        timeout=PATIENCE,
+        trust_env=False,
+        verify=False,
     ) as client:
         browser = AdminBrowser(client)
         given = {"username": username, "password": password}

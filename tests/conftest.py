@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from llmbackend import cache
 from llmbackend.config import Provider
 from tests import fake_provider, postgresql_server, redis_server
 from tests.distribution import ByFile, turn
+from tests.patience import PATIENCE
 from tests.postgresql_server import PostgreSQLServer
 
 PASSWORD = "correct horse battery"
@@ -131,7 +133,7 @@ def serving() -> Iterator[Served]:
     port = listening.getsockname()[1]
     yield Served(f"http://127.0.0.1:{port}", application)
     server.should_exit = True
-    thread.join(20)
+    thread.join(PATIENCE)
     listening.close()
 
 
@@ -189,8 +191,8 @@ def server(served: Served, provider: Any, database: None) -> Iterator[Served]:
 
 
 def until_idle(served: Served) -> None:
-    event = threading.Event()
-    for _ in range(1000):
+    event, until = threading.Event(), time.monotonic() + PATIENCE
+    while time.monotonic() < until:
         if not served.application.answers.busy:
             return
         event.wait(0.01)
@@ -241,7 +243,7 @@ def client_with(served: Served, bearer: str) -> Client:
     return Client(
         base_url=served.base_url,
         headers=headers,
-        timeout=20,
+        timeout=PATIENCE,
         trust_env=False,
         verify=False,  # Loading certificates costs more than the request.
     )

@@ -27,10 +27,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tests import loops
+from tests.patience import PATIENCE, SOON
 
 JSON = {"Content-Type": "application/json"}
 EVENTS = {"Content-Type": "text/event-stream; charset=utf-8"}
-LONGEST_WAIT = 30.0
+LONGEST_WAIT = 2 * PATIENCE
 ENDLESSLY = math.inf
 # In a piece, stands for the time at which it is written, in seconds (monotonic).
 NOW = "(now)"
@@ -192,12 +193,12 @@ class FakeProvider:
         """Answer every request that `matches` by `script`."""
         self._matched.append((matches, script))
 
-    def wait_until(self, condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    def wait_until(self, condition: Callable[[], bool], seconds: float = SOON) -> bool:
         """Block until `condition` holds; False when it does not in time."""
         with self._changed:
             return self._changed.wait_for(condition, seconds)
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    async def until(self, condition: Callable[[], bool], seconds: float = SOON) -> bool:
         """`wait_until` for a test that runs on a loop."""
         return await asyncio.to_thread(self.wait_until, condition, seconds)
 

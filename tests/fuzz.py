@@ -29,6 +29,7 @@ from schemathesis.specs.openapi import checks
 
 from tests import fake_provider
 from tests.fake_provider import FakeProvider
+from tests.patience import PATIENCE
 from tests.rag.embeddings import Embeddings
 from tests.served import ServeProcess, fake_section, serving
 
@@ -186,7 +187,7 @@ def try_operation(
         if real:
             name_things(case, cast.things)
         tried.cases += 1
-        response = case.call(base_url=cast.base_url, headers=headers, timeout=30)
+        response = case.call(base_url=cast.base_url, headers=headers, timeout=PATIENCE)
         tried.statuses[response.status_code] += 1
         try:
             case.validate_response(response, checks=CHECKS)

@@ -8,6 +8,8 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tests.patience import PATIENCE
+
 
 class Loop:
     """A loop that runs on another thread, and the servers that listen there."""
@@ -17,8 +19,8 @@ class Loop:
         self._servers: list[asyncio.Server] = []
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Run `work` there to its end, ten seconds at most; its result."""
-        return asyncio.run_coroutine_threadsafe(work, self.asyncio).result(10)
+        """Run `work` there to its end; its result."""
+        return asyncio.run_coroutine_threadsafe(work, self.asyncio).result(PATIENCE)
 
     def listen(self, begun: Coroutine[Any, Any, asyncio.Server]) -> str:
         """Begin to listen, until the loop ends; `host:port`."""

@@ -21,6 +21,7 @@ import pytest
 from django.conf import settings
 from psycopg import sql
 
+from tests.patience import PATIENCE
 from tests.ports import free_port
 
 DEBIANS = Path("/usr/lib/postgresql")
@@ -80,7 +81,7 @@ class PostgreSQLServer:
                 stderr=log,
                 **account,
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while not self._answers():
             if time.monotonic() > deadline or self.process.poll() is not None:
                 self.stop()
@@ -91,7 +92,7 @@ class PostgreSQLServer:
         """End the server and its sessions; do nothing if it is not there."""
         if hasattr(self, "process"):
             self.process.send_signal(sig)
-            self.process.wait(30)
+            self.process.wait(PATIENCE)
 
     def url(self, name: str) -> str:
         return url_of(name, port=self.port)

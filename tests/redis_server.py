@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
+
 
 class RedisServer:
     """
@@ -38,7 +40,7 @@ class RedisServer:
             self.process = subprocess.Popen(
                 ["redis-server", *self._options()], stdout=log, stderr=log
             )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while not self._answers():
             if time.monotonic() > deadline or not self.is_running():
                 self.stop()

@@ -23,11 +23,10 @@ import psycopg
 import yaml
 
 from tests import postgresql_server
+from tests.patience import PATIENCE
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
-# A server starts in two seconds, and on a machine that is busy in a minute.
-PATIENCE = 100.0
 # Of config.yaml, for what is about SQLite, whatever the test run is on.
 ON_SQLITE: dict[str, Any] = {"database": {"url": ""}, "jwt": {"secret": ""}}
 
@@ -116,7 +115,7 @@ class ServeProcess:
             env={**self.environment, **environment},
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=2 * PATIENCE,
             check=False,
         )
 
@@ -132,7 +131,7 @@ class ServeProcess:
         if self.database_url:
             session = psycopg.connect(self.database_url)
         else:
-            session = sqlite3.connect(self.database, timeout=20)
+            session = sqlite3.connect(self.database, timeout=PATIENCE)
         with contextlib.closing(session), session:
             cursor = session.execute(statement)
             return cursor.fetchall() if cursor.description else []
@@ -142,7 +141,7 @@ class ServeProcess:
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         """Poll `condition`; fail with the server's log when it does not come true."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + 2 * PATIENCE
         while not condition():
             if time.monotonic() > until or self.process.poll() is not None:
                 raise AssertionError(f"{self.stdout}\n{self.log}")
@@ -158,7 +157,7 @@ class ServeProcess:
     def client(self, **options: Any) -> httpx2.Client:
         settings = {
             "base_url": self.base_url,
-            "timeout": 20,
+            "timeout": PATIENCE,
             "trust_env": False,
             # Loading certificates costs more than the request.
             "verify": False,

@@ -19,9 +19,6 @@ accounts:
   bcrypt_cost: 4
 chat:
   connect_timeout: 2
-  first_token_timeout: 5
-  silence_timeout: 5
-  total_timeout: 20
 """
 
 # A directory an earlier import made is a directory of this very process.

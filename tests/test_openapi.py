@@ -28,6 +28,7 @@ from tests.described import (
     resolved,
 )
 from tests.fake_provider import FakeProvider, Script
+from tests.patience import PATIENCE
 from tests.rag.embeddings import make_base, upload
 from tests.routes import api_routes, socket_paths
 from tests.test_errors import CLASSES
@@ -37,6 +38,7 @@ HOW = (
     "CONTRIBUTING.md, “How to add an endpoint”, says how; its neighbours in "
     "llmbackend/openapi/*.yaml are the pattern."
 )
+
 Spot = tuple[str, Any]
 
 
@@ -213,7 +215,7 @@ class TestStreams:
                     eventually(held.reached.is_set)
                     continue
                 while True:
-                    frame = json.loads(socket.connection.recv(20))
+                    frame = json.loads(socket.connection.recv(PATIENCE))
                     assert complaints("/components/schemas/SocketEvent", frame) == []
                     if frame["event"] in {"done", "idle", "error"}:
                         break

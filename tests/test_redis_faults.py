@@ -29,6 +29,7 @@ from websockets.typing import Subprotocol
 from tests import fake_provider, redis_server, tcp_proxy
 from tests.chat.streams import SSE, events_in, events_of, text_of
 from tests.fake_provider import FakeProvider, Script
+from tests.patience import PATIENCE
 from tests.redis_server import RedisServer
 from tests.served import ServeProcess, fake_section, serving
 from tests.tcp_proxy import TcpProxy
@@ -290,7 +291,7 @@ def ask_over_a_socket(site: Site, number: int) -> list[str]:
         sock.send('{"type":"message","message":"Two?"}')
         told: list[dict[str, Any]] = []
         while not told or told[-1]["event"] not in {"done", "error"}:
-            told.append(json.loads(sock.recv(10)))
+            told.append(json.loads(sock.recv(PATIENCE)))
     assert told[-1]["event"] == "done", told
     text = "".join(each["data"] for each in told if each["event"] == "message")
     assert text == "over a socket"

@@ -22,6 +22,7 @@ import pytest
 
 from tests import fake_provider, served
 from tests.fake_provider import FakeProvider, Script, refusal
+from tests.patience import PATIENCE
 from tests.rag.documents import simple_docx
 from tests.rag.embeddings import Embeddings
 from tests.served import ServeProcess
@@ -285,7 +286,7 @@ def by_httpx(arguments: list[str]) -> Answer:
     if "file" in form:
         path = Path(form.pop("file").removeprefix("@"))
         sent = {"data": form, "files": {"file": (path.name, path.read_bytes())}}
-    with httpx2.Client(timeout=20, trust_env=False, verify=False) as client:
+    with httpx2.Client(timeout=PATIENCE, trust_env=False, verify=False) as client:
         response = client.request(method, url, headers=headers, **sent)
     return Answer(status=response.status_code, text=response.text)
 

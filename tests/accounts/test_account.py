@@ -16,6 +16,7 @@ from tests.chat.eventually import eventually
 from tests.chat.streams import SSE, events_in
 from tests.conftest import PASSWORD, REDIS_PASSWORD, client_of
 from tests.fake_provider import Script
+from tests.patience import PATIENCE
 from tests.rag.embeddings import make_base
 
 ME = "/api/users/me"
@@ -230,7 +231,7 @@ class TestDeletion:
         with as_alice.stream("POST", path, **question) as response:
             events = events_in(response.iter_lines())
             next(events)
-            assert held.reached.wait(5)
+            assert held.reached.wait(PATIENCE)
 
             assert delete(as_alice).status_code == 200
 

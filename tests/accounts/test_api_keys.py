@@ -20,6 +20,7 @@ from accounts.tokens import claims_of, ended_claims
 from tests.chat.streams import SSE
 from tests.conftest import PASSWORD, client_with, make_key
 from tests.fake_provider import Script
+from tests.patience import PATIENCE
 from tests.rag.embeddings import make_base
 
 KEYS = "/api/users/keys"
@@ -436,7 +437,7 @@ class TestStreams:
             with program.stream(
                 "POST", f"/api/chat/{conversation}", json=asked, headers=SSE
             ):
-                assert held.reached.wait(5)
+                assert held.reached.wait(PATIENCE)
                 with anonymous.stream("GET", path, headers=SSE) as reading:
                     assert reading.status_code == 200
                     held.release.set()

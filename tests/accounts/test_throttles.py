@@ -18,6 +18,7 @@ from accounts.models import Tally, User
 from llmbackend.errors import InvalidCredentials
 from tests import served
 from tests.conftest import PASSWORD, REDIS_PASSWORD, client_of, make_user, serving
+from tests.patience import PATIENCE
 
 HERE, THERE = "198.51.100.1", "203.0.113.9"
 PROXIES = ("127.0.0.1",)
@@ -285,7 +286,7 @@ def test_a_success_waits_for_no_lock_that_a_failure_holds(behind_proxy, monkeypa
     def hashpw(password, salt):
         if password != right:
             begun.set()
-            assert gate.wait(20)
+            assert gate.wait(PATIENCE)
         return original(password, salt)
 
     original = bcrypt.hashpw
@@ -293,7 +294,7 @@ def test_a_success_waits_for_no_lock_that_a_failure_holds(behind_proxy, monkeypa
     given = {"username": "alice", "address": HERE}
     with ThreadPoolExecutor(1) as pool:
         failing = pool.submit(authenticated, **given, password="wrong password")
-        assert begun.wait(20)
+        assert begun.wait(PATIENCE)
 
         user = authenticated(**given, password=PASSWORD)
 

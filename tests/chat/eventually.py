@@ -9,9 +9,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from tests.conftest import Served
+from tests.patience import PATIENCE, SOON
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 8.0) -> bool:
+def eventually(condition: Callable[[], Any], seconds: float = SOON) -> bool:
     """Whether `condition` comes true in time."""
     until = time.monotonic() + seconds
     waiter = threading.Event()
@@ -25,4 +26,4 @@ def eventually(condition: Callable[[], Any], seconds: float = 8.0) -> bool:
 def on_loop(served: Served, work: Coroutine[Any, Any, Any]) -> Any:
     """What `work` returns on the server's event loop."""
     loop = served.application.answers._loop
-    return asyncio.run_coroutine_threadsafe(work, loop).result(10)
+    return asyncio.run_coroutine_threadsafe(work, loop).result(PATIENCE)

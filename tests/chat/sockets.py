@@ -14,8 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.chat.streams import Event
-
-PATIENCE = 30.0
+from tests.patience import PATIENCE
 
 
 class Socket:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from conversations.models import Message
+from tests.chat.eventually import eventually
 from tests.conftest import Client, Served, until_idle
 from tests.fake_provider import FakeProvider, Script, refusal
 
@@ -371,12 +371,7 @@ class TestOneAnswerAtATime:
 
         with ThreadPoolExecutor(4) as pool:
             sent = [pool.submit(send, n) for n in range(4)]
-            refused = [f for f in sent if f is not None]
-            waiter = threading.Event()
-            for _ in range(500):
-                if sum(f.done() for f in refused) == 3:
-                    break
-                waiter.wait(0.01)
+            assert eventually(lambda: sum(f.done() for f in sent) == 3)
             script.release.set()
             responses = [f.result() for f in sent]
 

@@ -22,6 +22,7 @@ from conversations.models import Message, Usage
 from conversations.turns import open_turn
 from conversations.writers import interrupt_orphans
 from llmbackend.token_counts import tokens
+from tests.chat.eventually import eventually
 from tests.chat.sockets import socket_of
 from tests.chat.streams import SSE, Event, events_of
 from tests.conftest import Client, make_user
@@ -572,8 +573,4 @@ class TestWhatItCosts:
 
 def until_idle() -> None:
     """Until every answer has ended, as the database knows it."""
-    for _ in range(1000):
-        if not Message.objects.filter(status="streaming").exists():
-            return
-        time.sleep(0.01)
-    raise AssertionError("An answer is still being written.")
+    assert eventually(lambda: not Message.objects.filter(status="streaming").exists())

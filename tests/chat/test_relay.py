@@ -37,6 +37,7 @@ from llmbackend.errors import (
 from llmbackend.providers import Clients
 from tests import fake_provider
 from tests.fake_provider import ENDLESSLY, Script, refusal, whole
+from tests.patience import PATIENCE
 
 KEY = "made-up-key-0123456789"
 ASKED = ModelRequest(model="gpt-fake", messages=[{"role": "user", "content": "Hi"}])
@@ -754,7 +755,7 @@ async def test_one_large_json_answer_is_bounded(fake, client):
 async def test_cancelling_a_stalled_read_closes_the_connection(fake, client, script):
     fake.enqueue(script)
     task = asyncio.create_task(hear(client))
-    assert await asyncio.to_thread(script.reached.wait, 5)
+    assert await asyncio.to_thread(script.reached.wait, PATIENCE)
     await asyncio.sleep(0.02)
 
     task.cancel()

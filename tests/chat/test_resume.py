@@ -28,6 +28,7 @@ from tests.chat.sockets import socket_of
 from tests.chat.streams import SSE, Event, events_in, events_of, reasoning_of, text_of
 from tests.conftest import Client, Served, until_idle
 from tests.fake_provider import FakeProvider, Script
+from tests.patience import PATIENCE
 from tests.redis_server import RedisServer
 from tests.served import ServeProcess, fake_section, serving
 
@@ -168,7 +169,7 @@ def cut_everywhere(
                 reader = Reader(way, list(told))
                 rest = pool.submit(reader.read, read, conversation)
                 coming.append((reader, rest))
-        assert all(reader.started.wait(20) for reader, _ in coming)
+        assert all(reader.started.wait(PATIENCE) for reader, _ in coming)
         held.release.set()
         told += events
         parts = [(reader, rest.result()) for reader, rest in coming]
@@ -338,7 +339,7 @@ def followed_slowly(two: Two, conversation: int) -> Iterator[tuple[Ear, Ear]]:
         both = [pool.submit(read), pool.submit(ask, events)]
         yield asker, reader
         for each in both:
-            each.result(30)
+            each.result(PATIENCE)
 
 
 def test_a_reader_elsewhere_is_a_second_behind_and_with_redis_hardly(two: Two) -> None:

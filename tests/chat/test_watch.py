@@ -21,6 +21,7 @@ from tests.chat.sockets import socket_of
 from tests.chat.streams import SSE, Event, events_in, events_of, text_of
 from tests.conftest import Client, Served, client_of, until_idle
 from tests.fake_provider import FakeProvider, Script
+from tests.patience import PATIENCE
 
 PIECES = ["Hel", "lo ", "😀 "] + [f"e\u0301{n} " for n in range(20)]
 WHOLE = "".join(PIECES)
@@ -46,7 +47,7 @@ def held_answer(
     with client.stream("POST", path, json={"message": "Hi"}, headers=SSE) as response:
         events = events_in(response.iter_lines())
         next(events)
-        assert held.reached.wait(5)
+        assert held.reached.wait(PATIENCE)
         yield held, events
         held.release.set()
 

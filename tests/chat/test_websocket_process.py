@@ -12,6 +12,7 @@ from tests import fake_provider
 from tests.chat.sockets import opened, path_of, socket_of, token_of
 from tests.chat.streams import text_of, up_to
 from tests.fake_provider import FakeProvider, Script
+from tests.patience import PATIENCE
 from tests.served import ServeProcess, fake_section, serving
 
 PAGE = "https://chat.example.com"
@@ -104,7 +105,7 @@ def test_a_restart_is_told_and_the_answer_read_on_after_it(
         assert rest[-1].data["code"] == "interrupted"
         assert code == 1012
         assert idle.last_words() == ([], 1012)
-    assert server.wait(10) == 0
+    assert server.wait(PATIENCE) == 0
     server.start()
     server.wait_until_ready()
 

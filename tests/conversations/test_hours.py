@@ -15,6 +15,7 @@ from conversations.hours import HOUR, last_hours
 from conversations.models import AnswerHour, Message
 from tests.conftest import make_user
 from tests.conversations.conftest import make_conversation, make_turns
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -99,7 +100,7 @@ def test_processes_that_keep_an_hour_at_once_agree(ended):
 
     def look(_):
         connection.ensure_connection()
-        barrier.wait(10)
+        barrier.wait(PATIENCE)
         try:
             return [(hour.hour, hour.statuses) for hour in last_hours()]
         finally:

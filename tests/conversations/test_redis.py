@@ -13,6 +13,7 @@ from conversations.models import Conversation, Message
 from tests.conftest import PASSWORD, REDIS_PASSWORD, REDIS_TIME_OUT
 from tests.conversations.conftest import make_conversation, make_turns
 from tests.fake_provider import Script
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -183,7 +184,7 @@ class TestGone:
 
         path = f"/api/chat/{conversation}"
         with as_alice.stream("POST", path, json={"message": "Long?"}) as response:
-            assert script.reached.wait(10)
+            assert script.reached.wait(PATIENCE)
             redis.stop()
             script.release.set()
             response.read()

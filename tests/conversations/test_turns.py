@@ -20,6 +20,7 @@ from tests.conversations.conftest import (
     make_turns,
     make_writer,
 )
+from tests.patience import PATIENCE
 
 DONE = Outcome(
     status="complete",
@@ -233,7 +234,7 @@ class TestSeveralAtOnce:
 
         def run(call):
             connection.ensure_connection()
-            barrier.wait(10)
+            barrier.wait(PATIENCE)
             try:
                 return call()
             finally:

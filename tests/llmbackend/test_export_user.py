@@ -20,6 +20,7 @@ from conversations.models import Conversation
 from rag.models import Document
 from tests.conftest import Client, make_key
 from tests.conversations.conftest import make_conversation, make_turns
+from tests.patience import PATIENCE
 from tests.rag.embeddings import make_base
 from tests.served import ROOT, ServeProcess
 
@@ -195,7 +196,7 @@ def test_interrupted_it_leaves_nothing_and_exits_with_a_failure(tmp_path: Path) 
     assert [path.name for path in folder.iterdir()] == [".alice.zip.part"]
 
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
 
     assert process.returncode != 0
     assert list(folder.iterdir()) == []

@@ -26,6 +26,7 @@ from llmbackend.local.front import QUEUE
 from llmbackend.local.order import Order
 from llmbackend.local.provider import Endpoint, LocalProvider
 from tests import loops
+from tests.patience import PATIENCE
 
 INSTALLED = LocalProvider(Local(), run_dir=Path()).installed()
 REASON = "the embedded models are not installed (requirements-local.txt)"
@@ -80,7 +81,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     provider = LocalProvider(Local(), run_dir=tmp_path_factory.mktemp("models"))
     with loops.running("models") as loop:
         starting = asyncio.run_coroutine_threadsafe(provider.endpoint(), loop.asyncio)
-        yield starting.result(90)
+        yield starting.result(2 * PATIENCE)
         loop.run(provider.aclose())
 
 

@@ -18,6 +18,7 @@ from websockets.sync.client import connect
 from llmbackend.log import JsonFormatter
 from tests import fake_provider
 from tests.fake_provider import FakeProvider, refusal
+from tests.patience import PATIENCE
 from tests.served import ROOT, ServeProcess, fake_section, serving
 
 ALWAYS = {"time", "level", "logger", "process", "request_id", "message"}
@@ -78,7 +79,7 @@ def test_every_line_is_an_object_and_finds_its_request(
             )
         server.wait_for(lambda: bool(accesses(server, socket_path)))
         server.terminate()
-        server.wait(10)
+        server.wait(PATIENCE)
 
     assert answered.status_code == 200
     assert [line["status"] for line in accesses(server, path)] == [200, 502]

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from llmbackend.routes import Routes
 from tests import fake_provider
 from tests.fake_provider import FakeProvider, Script, refusal
+from tests.patience import PATIENCE
 from tests.rag.embeddings import Embeddings
 from tests.served import ServeProcess, fake_section, serving
 
@@ -324,7 +325,7 @@ def test_what_was_counted_in_is_removed_at_the_end_and_after_a_kill(
 
         assert scrape(server).value("http_request_duration_seconds_count") > 0
         server.terminate()
-        server.wait(10)
+        server.wait(PATIENCE)
         assert not kept.exists()
 
 

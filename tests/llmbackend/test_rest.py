@@ -16,6 +16,7 @@ from llmbackend.commits import Commits
 from llmbackend.rest import RestApplication
 from llmbackend.threads import DatabaseThreads
 from tests.conftest import PASSWORD, make_user
+from tests.patience import PATIENCE
 
 LOGIN = "/api/users/login"
 
@@ -80,7 +81,7 @@ class Hashing:
 
     def __call__(self, password: bytes, salt: bytes) -> bytes:
         self.passwords.append(password)
-        assert self.gate.wait(20)
+        assert self.gate.wait(PATIENCE)
         return self._original(password, salt)
 
 

@@ -15,8 +15,9 @@ import pytest
 
 from tests import fake_provider, redis_server
 from tests.fake_provider import FakeProvider
+from tests.patience import PATIENCE
 from tests.ports import free_port
-from tests.served import PATIENCE, ServeProcess, fake_section, serving
+from tests.served import ServeProcess, fake_section, serving
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_the_printed_lines_work_as_printed(server: ServeProcess) -> None:
         ["bash", "-euc", "\n".join(lines)],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=PATIENCE,
         check=True,
     )
 
@@ -102,7 +103,7 @@ def test_memory_stays_when_a_body_of_200_mb_arrives(server: ServeProcess) -> Non
 
 def upload(server: ServeProcess, *, megabytes: int, declared: bool) -> int | None:
     """The status of a POST that sends on whatever the server says; None if cut off."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     headers = {"Content-Length": str(megabytes << 20)} if declared else {}
     parts = (b"x" * (1 << 20) for _ in range(megabytes))
     path = "/api/conversations/create"

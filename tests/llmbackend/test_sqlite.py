@@ -12,6 +12,7 @@ import pytest
 from django.db import OperationalError
 
 from llmbackend.sqlite.base import DatabaseWrapper
+from tests.patience import PATIENCE
 
 THREADS, WRITES = 8, 25
 
@@ -76,7 +77,7 @@ def on_another_thread(work: Callable[[], object]) -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
     if raised:
         raise raised[0]

@@ -13,6 +13,7 @@ from django.db import connection
 
 from llmbackend.threads import DatabaseThreads
 from tests.chat.eventually import eventually
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -61,7 +62,7 @@ class Meeting:
 
     def job(self, then: Callable[[], int] = query) -> int:
         result = then()
-        self._barrier.wait(10)
+        self._barrier.wait(PATIENCE)
         return result
 
 
@@ -114,7 +115,7 @@ async def test_a_long_job_holds_nobody_up() -> None:
     async with pool(size=2, idle=2) as threads:
         long = asyncio.create_task(threads.run(held.wait, 20))
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 assert await threads.run(query)
             assert not long.done()
         finally:

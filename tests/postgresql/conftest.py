@@ -14,6 +14,7 @@ import pytest
 from tests import fake_provider, postgresql_server, served, tcp_proxy
 from tests.chat.eventually import eventually
 from tests.fake_provider import FakeProvider
+from tests.patience import PATIENCE
 from tests.postgresql.wire import Wire
 from tests.postgresql_server import PostgreSQLServer
 from tests.rag.embeddings import Embeddings
@@ -57,11 +58,11 @@ class Session:
 
     def until(self, statement: str) -> None:
         """Return when a statement finds something."""
-        assert eventually(lambda: self.rows(statement), 30)
+        assert eventually(lambda: self.rows(statement), PATIENCE)
 
     def until_waiting(self, count: int) -> None:
         """Return when so many of the server's sessions wait for another's."""
-        assert eventually(lambda: self.waiting == count, 30)
+        assert eventually(lambda: self.waiting == count, PATIENCE)
 
     @property
     def waiting(self) -> int:

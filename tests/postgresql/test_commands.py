@@ -14,6 +14,7 @@ import pytest
 
 from tests import fake_provider, postgresql_server
 from tests.fake_provider import FakeProvider, Script
+from tests.patience import PATIENCE
 from tests.postgresql_server import PostgreSQLServer
 from tests.rag.embeddings import STATUTE, added, found, make_base
 from tests.served import ServeProcess, fake_section
@@ -105,7 +106,7 @@ def used(
             assert server.run("backup", str(backup)).returncode == 0
         finally:
             server.terminate()
-            server.wait(30)
+            server.wait(PATIENCE)
         yield Installation(
             server=server,
             database=postgresql,

@@ -12,6 +12,7 @@ import pytest
 
 from tests.chat.eventually import eventually
 from tests.fake_provider import refusal
+from tests.patience import PATIENCE
 from tests.postgresql.conftest import Here, Session
 from tests.rag.embeddings import STATUTE, is_refused, make_base, upload
 
@@ -55,7 +56,7 @@ class TestTheSameBytesTwice:
         # these bytes are what it decides by.
         with here.wire.holding(sha256, nth=nth) as held:
             second = pool.submit(upload, here.alice, base, STATUTE)
-            assert held.reached.wait(30)
+            assert held.reached.wait(PATIENCE)
             assert here.embeddings.held is not None
             here.embeddings.held.release.set()
             made = first.result().json()

@@ -8,6 +8,7 @@ from pathlib import Path
 from tests import fake_provider, postgresql_server
 from tests.chat.eventually import eventually
 from tests.fake_provider import Script
+from tests.patience import PATIENCE
 from tests.served import fake_section, serving
 
 
@@ -30,7 +31,7 @@ def test_requests_come_back_later_and_an_answer_is_kept(tmp_path: Path) -> None:
         provider.enqueue(held)
         path = f"/api/chat/{conversation}"
         asking = pool.submit(alice.post, path, json={"message": "Hi"})
-        assert held.reached.wait(30)
+        assert held.reached.wait(PATIENCE)
 
         database.stop()
 
@@ -39,7 +40,7 @@ def test_requests_come_back_later_and_an_answer_is_kept(tmp_path: Path) -> None:
         assert refused.json()["code"] == "database_unavailable"
         assert server.client().get("/readyz").json()["database"] == "unreachable"
         held.release.set()
-        assert eventually(lambda: "An answer's end waits" in server.log, 30)
+        assert eventually(lambda: "An answer's end waits" in server.log, PATIENCE)
 
         database.start()
 

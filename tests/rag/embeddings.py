@@ -13,6 +13,7 @@ import httpx2
 import numpy as np
 
 from tests.fake_provider import JSON, Request, Script
+from tests.patience import PATIENCE
 
 DIMENSION = 64
 
@@ -182,7 +183,7 @@ def as_sent(
 def connected(client: httpx2.Client) -> socket.socket:
     """A connection of its own to a client's server."""
     url = client.base_url
-    return socket.create_connection((url.host, url.port or 80), timeout=20)
+    return socket.create_connection((url.host, url.port or 80), timeout=PATIENCE)
 
 
 def answer_on(connection: socket.socket) -> httpx2.Response:

@@ -24,6 +24,7 @@ from rag.ingestion import LEASE, digest, fail_abandoned
 from rag.models import Chunk, Document, KnowledgeBase
 from tests.conftest import Client, Served
 from tests.fake_provider import JSON, Script, refusal
+from tests.patience import PATIENCE, SOON
 from tests.rag.embeddings import (
     STATUTE,
     Embeddings,
@@ -42,7 +43,7 @@ ARTICLES = "".join(
 )
 
 
-def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], Any], seconds: float = SOON) -> None:
     give_up_at = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < give_up_at
@@ -266,7 +267,7 @@ class TestWhatHappensMeanwhile:
         embeddings.scripts = [stalled]
         with ThreadPoolExecutor(2) as pool:
             first = pool.submit(upload, as_alice, remote_base)
-            assert stalled.reached.wait(10)
+            assert stalled.reached.wait(PATIENCE)
             second = pool.submit(upload, as_alice, remote_base)
             threading.Event().wait(0.3)
             stalled.release.set()

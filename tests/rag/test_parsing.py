@@ -31,6 +31,7 @@ from rag.ngrams import DIMENSION, passage_vectors
 from rag.parsed import MAX_TEXT_BYTES, read_result
 from rag.parsing import Parsed, Sizes, parse
 from rag.terms import pack_terms
+from tests.chat.eventually import eventually
 from tests.rag.documents import (
     OLE,
     body,
@@ -348,12 +349,8 @@ def while_parsing(look: Callable[[], object]) -> None:
 
 
 def until(found: Callable[[], list[psutil.Process]]) -> list[psutil.Process]:
-    for _ in range(500):
-        processes = found()
-        if processes:
-            return processes
-        time.sleep(0.01)
-    raise AssertionError("It did not begin.")
+    assert eventually(found)
+    return found()
 
 
 GOOD = b'{"type": "txt", "encoding": "utf-8", "text_bytes": 4}\ntext'
