@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from http.client import HTTPResponse
 from typing import Any
 
 import httpx2
@@ -11,6 +12,7 @@ import pytest
 
 from rag.models import Chunk
 from tests.conftest import Client, Served
+from tests.patience import PATIENCE
 from tests.rag.documents import OLE, pages_pdf, raw_docx
 from tests.rag.embeddings import added, is_refused, retrieve, upload
 from tests.routes import METHODS, api_routes
@@ -30,12 +32,13 @@ def test_there_are_nine_of_them() -> None:
 
 
 def answer_to(server: Served, request: bytes) -> httpx2.Response:
-    """What the server says to bytes on a socket, and then closes."""
+    """What the server says to bytes on a socket."""
     host, _, port = server.base_url.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port)), timeout=5) as client:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as client:
         client.sendall(request)
-        head, _, body = client.recv(65536).partition(b"\r\n\r\n")
-    return httpx2.Response(int(head.split()[1]), content=body)
+        answer = HTTPResponse(client)
+        answer.begin()
+        return httpx2.Response(answer.status, content=answer.read())
 
 
 @every_path
