@@ -34,6 +34,7 @@ from tests.chat.eventually import eventually
 from tests.chat.ways import WAYS, Told, ask
 from tests.conftest import Served, client_of, make_user, until_idle
 from tests.fake_provider import ENDLESSLY, FakeProvider, Request, Script, refusal, whole
+from tests.patience import PATIENCE
 from tests.rag.embeddings import added, make_base
 
 KEY = "sk-configured-key"
@@ -437,6 +438,9 @@ class Matrix:
         held.release.set()
         assert {each.result() for each in asking} == {Told("Hello!")}
         until_idle(self._served)
+        # All clients again: a connection that waited for five seconds is closed, and a
+        # row, which begins alike, would be found to have one more until it is.
+        self.begin(model="gpt-4o")
         self._before = self.footprint()
 
     def begin(self, *, model: str) -> None:
@@ -475,7 +479,7 @@ class Matrix:
         counting = asyncio.run_coroutine_threadsafe(_tasks(), loop)
         files = sum(1 for file in process.open_files() if ".db" not in file.path)
         sockets = len(process.net_connections("all"))
-        return Footprint(tasks=counting.result(10), handles=sockets + files)
+        return Footprint(tasks=counting.result(PATIENCE), handles=sockets + files)
 
     def is_as_before(self) -> bool:
         """Whether nothing is left of what was asked; it may take a moment."""
