@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,14 @@ from numpy.typing import NDArray
 from llmbackend.config import Local
 from llmbackend.errors import ModelNotInstalled
 from llmbackend.local import child
+from llmbackend.local.child import Address
 from llmbackend.local.e5_weights import find_e5_weights
 from llmbackend.local.embeddings import MAX_TEXTS, WAITING_PASSAGES
 from llmbackend.local.order import Order
 from llmbackend.local.provider import LocalProvider
 from llmbackend.local.weights import Models, Weights, find_chat_weights
+from tests import loops
+from tests.patience import PATIENCE
 
 WEIGHTS = find_e5_weights()
 BOTH = LocalProvider(Local(), run_dir=Path()).installed() and WEIGHTS is not None
@@ -101,8 +104,7 @@ async def serving(models: Models) -> AsyncIterator[Client]:
     order = Order(key=secrets.token_urlsafe(), models=models)
     process, address = await child.start(order)
     try:
-        root = f"http://127.0.0.1:{address.port}"
-        async with Client(root, key=address.key) as client:
+        async with client_of(address) as client:
             yield client
     finally:
         await asyncio.to_thread(child.end, process)
@@ -120,10 +122,30 @@ async def provided(config: Local, run_dir: Path) -> AsyncIterator[Client]:
         await provider.aclose()
 
 
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[Address]:
+    """A process that embeds, for all tests that need none of their own."""
+    order = Order(
+        key=secrets.token_urlsafe(), models=Models(chat=None, embedding=WEIGHTS)
+    )
+    with loops.running("models") as loop:
+        starting = asyncio.run_coroutine_threadsafe(child.start(order), loop.asyncio)
+        process, address = starting.result(2 * PATIENCE)
+        yield address
+        child.end(process)
+
+
 @pytest.fixture
-async def client() -> AsyncIterator[Client]:
-    async with serving(Models(chat=None, embedding=WEIGHTS)) as client:
+async def client(endpoint: Address) -> AsyncIterator[Client]:
+    """A client of that process, which leaves no work behind."""
+    async with client_of(endpoint) as client:
         yield client
+    async with client_of(endpoint) as client:
+        await client.wait_for_asks(0)
+
+
+def client_of(address: Address) -> Client:
+    return Client(f"http://127.0.0.1:{address.port}", key=address.key)
 
 
 @needs_e5
