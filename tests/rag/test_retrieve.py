@@ -24,6 +24,7 @@ from tests.rag.embeddings import (
     retrieve,
     upload,
 )
+from tests.rag.kept import Kept, kept, put_into
 
 FACTS = "\n\n".join(
     f"# Fact {n}\n\nOf all numbers the number {n} is known as {parity}."
@@ -269,6 +270,12 @@ class TestARemoteModel:
         assert found(as_alice, remote_base, "不可抗力", mode="keyword")
 
 
+@pytest.fixture(scope="module")
+def uploads() -> list[Kept]:
+    """The documents in two languages, once they were uploaded."""
+    return []
+
+
 class TestABaseInTwoLanguages:
     """Half of what it holds is in Chinese, and half in English."""
 
@@ -281,11 +288,19 @@ class TestABaseInTwoLanguages:
 
     @pytest.fixture
     def bilingual_base(
-        self, as_alice: Client, remote_base: str, embeddings: Embeddings
+        self,
+        as_alice: Client,
+        remote_base: str,
+        embeddings: Embeddings,
+        uploads: list[Kept],
     ) -> str:
         embeddings.vector = bilingual
+        if uploads:
+            put_into(remote_base, uploads[0])
+            return remote_base
         for number, text in enumerate(self.TEXTS):
             added(as_alice, remote_base, text, name=f"{number}.txt")
+        uploads.append(kept(remote_base))
         return remote_base
 
     @pytest.mark.parametrize("budget", [1 << 30, 0])
@@ -309,11 +324,11 @@ class TestABaseInTwoLanguages:
         cosine: float,
     ) -> None:
         knowledge = server.application.knowledge
-        kept, knowledge.indexes = knowledge.indexes, Indexes(budget=budget)
+        before, knowledge.indexes = knowledge.indexes, Indexes(budget=budget)
         try:
             passages = found(as_alice, bilingual_base, question)
         finally:
-            knowledge.indexes = kept
+            knowledge.indexes = before
 
         assert passages[0]["content"] == self.TEXTS[answer]
         assert passages[0]["scores"]["dense"] == pytest.approx(cosine, abs=0.01)
