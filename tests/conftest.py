@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -35,6 +36,12 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("patient")
 # Bases that name no model need no provider.
 RAG = replace(django_settings.CONFIG.rag, default_embedding_model="local-ngram")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Three for two cores: a third of its time a worker waits for what it started."""
+    return len(os.sched_getaffinity(0)) * 3 // 2
 
 
 @pytest.hookimpl(optionalhook=True)
