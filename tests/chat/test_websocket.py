@@ -46,11 +46,11 @@ def errors_in(caplog: pytest.LogCaptureFixture) -> list[str]:
 def left_nothing(served: Served) -> Iterator[None]:
     """Whatever happens inside, no task and no connection is left of it."""
     connections = served.application.answers.connections
-    assert not len(connections)
+    assert eventually(lambda: not len(connections))
     before = on_loop(served, sockets_tasks())
     yield
     assert eventually(lambda: on_loop(served, sockets_tasks()) <= before)
-    assert not len(connections)
+    assert eventually(lambda: not len(connections))
 
 
 async def sockets_tasks() -> int:

@@ -17,6 +17,7 @@ from llmbackend import config
 from llmbackend.guard import BodyLimit, Guard, client_address
 from llmbackend.routes import Routes
 from tests.conftest import Client
+from tests.logged import logged_here
 
 HOSTS = ("localhost", ".example.com")
 Pairs = list[tuple[bytes, bytes]]
@@ -272,7 +273,7 @@ class TestRequestId:
             "code": "internal",
             "request_id": named,
         }
-        assert {getattr(r, "request_id", "") for r in caplog.records} == {named}
+        assert {getattr(r, "request_id", "") for r in logged_here(caplog)} == {named}
 
     async def test_each_request_has_its_own(self) -> None:
         ids = [(await ask(Inner())).headers["x-request-id"] for _ in "123"]
@@ -287,7 +288,7 @@ class TestAccessLine:
         with caplog.at_level(logging.INFO, "llmbackend.access"):
             await ask(Inner(), path="/api/chat/1\nforged")
 
-        lines = [r.getMessage() for r in caplog.records if "access" in r.name]
+        lines = [r.getMessage() for r in logged_here(caplog) if "access" in r.name]
         assert len(lines) == 1
         assert re.fullmatch(
             r'127\.0\.0\.1 "POST /api/chat/1\?forged" 200 \d+ ms', lines[0]

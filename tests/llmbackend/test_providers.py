@@ -41,6 +41,7 @@ from llmbackend.providers import (
 )
 from tests import fake_provider
 from tests.fake_provider import Script, refusal
+from tests.logged import logged_here
 
 KEY = "made-up-key-0123456789"
 
@@ -186,7 +187,8 @@ def test_no_key_reaches_the_log_or_the_message(caplog, secret):
 def test_what_a_provider_says_stays_one_line_of_the_log(caplog):
     translated(openai.OpenAIError("a\r\nERROR forged"), provider="p", api_key="")
 
-    assert len(caplog.text.splitlines()) == 1
+    [told] = logged_here(caplog)
+    assert len(told.getMessage().splitlines()) == 1
 
 
 @pytest.fixture
