@@ -8,13 +8,15 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.core import signing
+from django.db.models.functions import Now
 
 from accounts.models import User
-from conversations.models import Message
+from conversations.models import Message, Writer
 from conversations.writers import beat
 from tests.chat.eventually import eventually, on_loop
 from tests.chat.sockets import socket_of
@@ -197,6 +199,11 @@ class TestAfterItsEnd:
             assert response.status_code == 404
 
 
+def outlives_this_test(writer: uuid.UUID) -> None:
+    """However long that takes: the server ends what a writer left that is silent."""
+    Writer.objects.filter(pk=writer).update(heartbeat_at=Now() + timedelta(minutes=1))
+
+
 class TestFromAnotherProcess:
     """A row that a living writer of another process holds."""
 
@@ -213,6 +220,7 @@ class TestFromAnotherProcess:
             writer=self.writer,
         )
         assert not isinstance(opened, str)
+        outlives_this_test(self.writer)
         return Message.objects.get(pk=opened.rows.answer.pk)
 
     def test_it_is_read_as_the_database_has_it(
@@ -281,6 +289,7 @@ class TestFromAnotherProcess:
     ) -> None:
         other = uuid.uuid4()
         beat(other)
+        outlives_this_test(other)
         with (
             as_alice.stream("GET", stream(conversation), headers=SSE) as response,
             socket_of(as_alice, conversation) as socket,

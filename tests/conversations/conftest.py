@@ -70,8 +70,11 @@ def make_turns(conversation: Conversation, *answers: str) -> None:
     conversation.save()
 
 
-def make_writer(*, silent: float = 0.0) -> uuid.UUID:
-    """A serving process that was last heard of `silent` seconds ago."""
+def make_writer(*, silent: float = -60.0) -> uuid.UUID:
+    """
+    A serving process that was last heard of `silent` seconds ago; else one that lives
+    however long a test takes, for the server beside it ends what the dead left.
+    """
     writer = Writer.objects.create(
         host="elsewhere", pid=1, heartbeat_at=Now() - timedelta(seconds=silent)
     )

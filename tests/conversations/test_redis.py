@@ -250,6 +250,11 @@ class TestGone:
         assert "canary" not in caplog.text
 
 
+def timed_out(took: list[float]) -> list[float]:
+    """Of the seconds that requests took, those of who waited for Redis in vain."""
+    return [seconds for seconds in took if seconds >= REDIS_TIME_OUT]
+
+
 class TestFrozen:
     """A Redis that holds its connections and does not answer."""
 
@@ -257,23 +262,27 @@ class TestFrozen:
         conversation = as_alice.conversation()
         as_alice.ask(conversation, "Hi")
         freeze(redis)
-        began = time.monotonic()
 
+        took = []
         for _ in range(10):
+            began = time.monotonic()
             assert contents(as_alice.history(conversation)) == ["Hi", "Hello!"]
+            took.append(time.monotonic() - began)
 
-        assert REDIS_TIME_OUT <= time.monotonic() - began < 3 * REDIS_TIME_OUT
+        assert len(timed_out(took)) == 1
 
     def test_a_probe_does_not_let_others_run_into_the_time_out(self, as_alice, redis):
         conversation = as_alice.conversation()
         freeze(redis)
         as_alice.get("/readyz")
-        began = time.monotonic()
 
+        took = []
         for _ in range(10):
+            began = time.monotonic()
             as_alice.history(conversation)
+            took.append(time.monotonic() - began)
 
-        assert time.monotonic() - began < REDIS_TIME_OUT
+        assert timed_out(took) == []
 
     def test_nothing_is_stale_when_it_goes_on(self, as_alice, redis, provider):
         conversation = as_alice.conversation()

@@ -21,6 +21,7 @@ from websockets.typing import Subprotocol
 from tests import fake_provider
 from tests.chat.streams import SSE, events_in, text_of
 from tests.fake_provider import FakeProvider, Script
+from tests.patience import PATIENCE
 from tests.served import ServeProcess, fake_section, serving
 
 SERVERS = ["uvicorn", "daphne"]
@@ -51,7 +52,7 @@ def events(text: str) -> list[dict[str, Any]]:
 
 
 def wait_for_status(client: httpx2.Client, path: str, status: int) -> httpx2.Response:
-    until = time.monotonic() + 5
+    until = time.monotonic() + PATIENCE
     while (answer := client.get(path)).status_code != status:
         assert time.monotonic() < until, answer.text
         time.sleep(0.02)
@@ -77,9 +78,9 @@ def test_answers_end_in_order_while_new_ones_are_refused(
         with ask(alice, paths[1], provider, unread) as response:
             next(response.iter_raw())
         reading = pool.submit(whole, alice, paths[0], provider, read)
-        assert read.reached.wait(10)
+        assert read.reached.wait(PATIENCE)
         waiting = pool.submit(whole, alice, paths[2], provider, endless)
-        assert endless.reached.wait(10)
+        assert endless.reached.wait(PATIENCE)
 
         server.terminate()
         began = time.monotonic()
@@ -95,13 +96,16 @@ def test_answers_end_in_order_while_new_ones_are_refused(
         assert refused.json()["code"] == "server_restarting"
         assert int(refused.headers["Retry-After"]) > 0
         assert listed.status_code == 200
-        assert events(reading.result(10))[-1] == {
+        assert events(reading.result(PATIENCE))[-1] == {
             "event": "full_response",
             "data": "Hello",
         }
         assert server.wait(7 - (time.monotonic() - began)) == 0
-        assert events(waiting.result(10))[0] == {"event": "message", "data": "Hel"}
-        assert events(waiting.result(10))[-1]["event"] == "error"
+        assert events(waiting.result(PATIENCE))[0] == {
+            "event": "message",
+            "data": "Hel",
+        }
+        assert events(waiting.result(PATIENCE))[-1]["event"] == "error"
         assert sorted(rows(server)) == [
             ("complete", "Hello"),
             ("complete", "Hello"),
@@ -130,14 +134,14 @@ def test_a_second_signal_hurries_and_a_reader_that_takes_nothing_is_left(
         server.wait_for(lambda: [row[0] for row in rows(server)] == ["complete"])
         path = f"/api/chat/{conversation(alice)}"
         waiting = pool.submit(whole, alice, path, provider, endless)
-        assert endless.reached.wait(10)
+        assert endless.reached.wait(PATIENCE)
 
         server.terminate(signal.SIGINT)
         wait_for_status(alice, "/readyz", 503)
         server.terminate(signal.SIGINT)
 
         assert server.wait(30) == 0  # The grace is a minute.
-        assert events(waiting.result(5))[-1]["event"] == "error"
+        assert events(waiting.result(PATIENCE))[-1]["event"] == "error"
         assert rows(server)[1:] == [("interrupted", "Hel")]
         stalled.close()
 
@@ -157,7 +161,7 @@ def test_sockets_are_told_the_end_and_closed(
         open_socket(server, alice, conversation(alice)) as idle,
     ):
         reading.send('{"type":"message","message":"Hi"}')
-        assert endless.reached.wait(10)
+        assert endless.reached.wait(PATIENCE)
 
         server.terminate()
         wait_for_status(alice, "/readyz", 503)
@@ -180,7 +184,7 @@ def test_readers_of_another_processs_answer_are_sent_there(
     held = Script(pieces=["Hel", "lo"], stall_after=1)
     provider.enqueue(held)
     providers = fake_section(provider.base_url)
-    grace = {"shutdown_grace": 20}
+    grace = {"shutdown_grace": 2 * PATIENCE}
     with (
         serving(tmp_path, providers=providers) as writer,
         serving(tmp_path, server=grace, providers=providers) as follower,
@@ -197,11 +201,11 @@ def test_readers_of_another_processs_answer_are_sent_there(
             events = events_in(response.iter_lines())
             seen = [next(events), next(events)]
             sock.send('{"type":"resume"}')
-            over_socket = [json.loads(sock.recv(10))["event"] for _ in "12"]
+            over_socket = [json.loads(sock.recv(PATIENCE))["event"] for _ in "12"]
 
             follower.terminate()
 
-            assert follower.wait(5) == 0  # It writes nothing: there is no grace.
+            assert follower.wait(PATIENCE) == 0  # It writes nothing: there is no grace.
             assert list(events) == []
             assert until_closed(sock) == ([], 1012)
             held.release.set()
@@ -229,9 +233,9 @@ def test_workers_are_told_once_and_end_within_the_grace(
     ):
         paths = [f"/api/chat/{conversation(alice)}" for _ in "123"]
         reading = pool.submit(whole, alice, paths[0], provider, read)
-        assert read.reached.wait(10)
+        assert read.reached.wait(PATIENCE)
         waiting = pool.submit(whole, alice, paths[1], provider, endless)
-        assert endless.reached.wait(10)
+        assert endless.reached.wait(PATIENCE)
 
         server.terminate()
         began = time.monotonic()
@@ -243,8 +247,8 @@ def test_workers_are_told_once_and_end_within_the_grace(
         read.release.set()
 
         assert refused.json()["code"] == "server_restarting"
-        assert events(reading.result(10))[-1]["data"] == "Hello"
-        assert events(waiting.result(10))[-1]["event"] == "error"
+        assert events(reading.result(PATIENCE))[-1]["data"] == "Hello"
+        assert events(waiting.result(PATIENCE))[-1]["event"] == "error"
         assert server.wait(3 + 5 - (time.monotonic() - began)) == 0
         assert sorted(rows(server)) == [("complete", "Hello"), ("interrupted", "Hel")]
 
@@ -258,7 +262,7 @@ def open_socket(
     protocols = [Subprotocol("bearer"), Subprotocol(token)]
     url = f"ws://127.0.0.1:{server.port}/ws/chat/{number}"
     with connect(url, subprotocols=protocols, proxy=None) as sock:
-        assert json.loads(sock.recv(10))["event"] == "ready"
+        assert json.loads(sock.recv(PATIENCE))["event"] == "ready"
         yield sock
 
 
@@ -267,7 +271,7 @@ def until_closed(sock: ClientConnection) -> tuple[list[dict[str, Any]], int | No
     told = []
     try:
         while True:
-            told.append(json.loads(sock.recv(10)))
+            told.append(json.loads(sock.recv(PATIENCE)))
     except ConnectionClosed:
         return told, sock.close_code
 
