@@ -30,6 +30,8 @@ from tests.conversations.conftest import make_conversation, make_writer
 from tests.fake_provider import FakeProvider, Script, refusal
 from tests.rag.embeddings import make_base
 
+pytestmark = pytest.mark.usefixtures("same_hour")
+
 PATH = "/api/users/me/usage"
 DAY, MONTH = "tokens_per_day", "tokens_per_month"
 CUT: dict[str, Any] = {"pieces": ["Once"], "finish_reason": "length"}

@@ -17,6 +17,8 @@ from tests.chat.streams import SSE, Event, events_of
 from tests.conftest import Client, Served, until_idle
 from tests.fake_provider import FakeProvider, Script, refusal
 
+pytestmark = pytest.mark.usefixtures("same_hour")
+
 PATH = "/api/users/me/usage"
 UNCOUNTED: dict[str, Any] = {"pieces": ["Hel", "lo"], "usage": None}
 CUT: dict[str, Any] = {**UNCOUNTED, "finish_reason": None, "done": False}

@@ -17,6 +17,8 @@ from tests.conftest import make_user
 from tests.conversations.conftest import make_conversation, make_turns
 from tests.patience import PATIENCE
 
+pytestmark = pytest.mark.usefixtures("same_hour")
+
 
 @pytest.fixture
 def ended(database):

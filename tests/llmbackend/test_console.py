@@ -19,6 +19,8 @@ from tests.admin_browser import signed_in
 from tests.conftest import PASSWORD, make_user
 from tests.conversations.conftest import make_conversation, make_turns
 
+pytestmark = pytest.mark.usefixtures("same_hour")
+
 START = "/admin/"
 
 
