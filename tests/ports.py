@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import socket
+
+WORKERS = 16
+_given: set[int] = set()
 
 
 def free_port() -> int:
     """
-    One that is free now, and is not given to a client before a server takes it.
+    One that is free now, and is not given to anyone else before a server takes it.
 
-    Those that the kernel gives begin at 32768.
+    To clients the kernel gives those from 32768 on; of the others each worker of a test
+    run has its own.
     """
+    mine = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     while True:
-        port = 20000 + secrets.randbelow(12768)
+        port = 20000 + WORKERS * secrets.randbelow(12768 // WORKERS) + mine % WORKERS
+        if port in _given:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            _given.add(port)
             return port

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.patience import PATIENCE
+from tests.ports import free_port
 
 
 class RedisServer:
@@ -27,7 +28,7 @@ class RedisServer:
     process: subprocess.Popen[bytes]
 
     def __init__(self, *, directory: Path, password: str) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.password = password
         self._directory = directory
@@ -103,9 +104,3 @@ def require_redis() -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
