@@ -18,7 +18,7 @@ from tests.served import ServeProcess, serving
 def migrated(tmp_path: Path) -> ServeProcess:
     """A server that does not run yet."""
     server = ServeProcess(tmp_path, config={})
-    server.manage("migrate")
+    server.make_database()
     return server
 
 
