@@ -23,6 +23,8 @@ from conversations.models import Conversation, Message, Usage
 from rag.models import Document
 from tests.browser.chromium import Chromium, Page
 from tests.conftest import PASSWORD, Client, Served
+from tests.rag.embeddings import added
+from tests.rag.kept import Kept, kept, put_into
 
 WORDS = {"en": "Overview", "zh-CN": "概览"}
 FITS = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
@@ -40,8 +42,16 @@ def folder(tmp_path: Path) -> Path:
     return chosen
 
 
+@pytest.fixture(scope="module")
+def uploads() -> list[Kept]:
+    """The documents of `filled`, once they were uploaded."""
+    return []
+
+
 @pytest.fixture
-def filled(server: Served, as_alice: Client, alice: Any, settings: Any) -> None:
+def filled(
+    server: Served, as_alice: Client, alice: Any, settings: Any, uploads: list[Kept]
+) -> None:
     """A day of answers, a base, and an administrator that may read."""
     settings.CONFIG = replace(
         settings.CONFIG, admin=replace(settings.CONFIG.admin, show_contents=True)
@@ -51,10 +61,13 @@ def filled(server: Served, as_alice: Client, alice: Any, settings: Any) -> None:
     as_alice.ask(asked, "租金什么时候支付？")
     answers(Conversation.objects.get(pk=asked))
     base = as_alice.post("/api/rag/kb/create", json={"kb_name": "合同 Contracts"})
-    data = {"kb_id": base.json()["kb_id"]}
-    for name in ("租赁合同.md", "lease.md"):
-        given = {"file": (name, (CONTRACT + name).encode())}
-        as_alice.post("/api/rag/doc/upload", data=data, files=given).raise_for_status()
+    kb_id = base.json()["kb_id"]
+    if uploads:
+        put_into(kb_id, uploads[0])
+    else:
+        for name in ("租赁合同.md", "lease.md"):
+            added(as_alice, kb_id, CONTRACT + name, name=name)
+        uploads.append(kept(kb_id))
     lease = Document.objects.filter(name="lease.md")
     lease.update(status="failed", error_code="no_text")
 
