@@ -16,6 +16,8 @@ FIRST = (
     "tests/test_",
     "tests/benchmarks/",
     "tests/llmbackend/",
+    "tests/rag/test_pa",
+    "tests/rag/test_hostile_uploads.py",
 )
 
 
