@@ -47,16 +47,24 @@ class Streams:
         self._read: list[tuple[float, float]] = []
         self._left = asyncio.Event()
 
-    def late(self, *, beside: Callable[[], object]) -> tuple[Seconds, Seconds]:
+    def late(
+        self,
+        *,
+        beside: Callable[[], object],
+        after: Callable[
+            [], contextlib.AbstractContextManager[object]
+        ] = contextlib.nullcontext,
+    ) -> tuple[Seconds, Seconds]:
         """
         How late pieces were that were written while `beside` ran, and for as long a
-        time after it.
+        time after it, in which `after` is entered.
         """
         began = time.monotonic()
         beside()
         ended = time.monotonic()
-        time.sleep(ended - began)
-        until = time.monotonic()
+        with after():
+            time.sleep(ended - began)
+            until = time.monotonic()
         return self._late(began, ended), self._late(ended, until)
 
     def _late(self, began: float, ended: float) -> Seconds:
