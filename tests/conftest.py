@@ -173,15 +173,16 @@ def remove_rows() -> None:
 @contextmanager
 def unguarded(cursor: Any) -> Iterator[None]:
     """Lift for a moment what keeps the audit log from being changed."""
-    from accounts.models import AuditEntry
-
     if connection.vendor == "postgresql":
         # No trigger on single rows is asked.
         cursor.execute("TRUNCATE accounts_auditentry")
         yield
         return
-    cursor.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
-    triggers = cursor.fetchall() if AuditEntry.objects.exists() else []
+    cursor.execute(
+        "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
+        " AND EXISTS (SELECT 1 FROM accounts_auditentry)"
+    )
+    triggers = cursor.fetchall()
     for name, _ in triggers:
         cursor.execute(f"DROP TRIGGER {name}")
     yield

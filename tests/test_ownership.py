@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import httpx2
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from accounts.grants import LOG_IN, SCOPES
@@ -245,7 +246,13 @@ def expected_status(row: Row, actor: str) -> int:
 
 def stored() -> dict[str, list[Any]]:
     """Every row there is, except the heartbeats of serving processes."""
-    return {m._meta.label: list(m._default_manager.values()) for m in MODELS}
+    with connection.cursor() as cursor:
+        return {
+            model._meta.label: cursor.execute(
+                f'SELECT * FROM "{model._meta.db_table}"'  # noqa: S608
+            ).fetchall()
+            for model in MODELS
+        }
 
 
 def without_request_id(response: httpx2.Response) -> tuple[Any, ...]:
