@@ -27,6 +27,7 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from tests import fake_provider, redis_server, tcp_proxy
+from tests.chat.eventually import eventually
 from tests.chat.streams import SSE, events_in, events_of, text_of
 from tests.fake_provider import FakeProvider, Script
 from tests.patience import PATIENCE
@@ -183,7 +184,7 @@ STATES: list[tuple[Fault, set[str]]] = [
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with site(tmp_path_factory.mktemp("shared"), redis_runs=True) as made:
         everything_works(made)
-        assert states_told(made) == {"ok"}
+        assert eventually(lambda: states_told(made) == {"ok"})
         yield made
 
 
@@ -195,7 +196,8 @@ def test_everything_works_meanwhile_and_it_recovers(
 ) -> None:
     with fault(shared):
         talk = everything_works(shared)
-        assert states_told(shared) <= states
+        # A Redis that is well is slow for a moment where the machine is.
+        assert eventually(lambda: states_told(shared) <= states)
 
     recovers(shared)
     still_there(shared, talk)
@@ -359,7 +361,7 @@ def recovers(site: Site) -> None:
                 assert time.monotonic() < until
                 assert history(client, number) == said
                 time.sleep(0.05)  # Who only asks takes the processor from who answers.
-    assert states_told(site) == {"ok"}
+    assert eventually(lambda: states_told(site) == {"ok"})
 
 
 def lookups(admin: Redis) -> int:
