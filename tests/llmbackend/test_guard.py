@@ -65,6 +65,9 @@ async def ask(
     between: float = 0,
     peer: str = "127.0.0.1",
     server: config.Server | None = None,
+    default_limit: int = 1000,
+    body_pause: float = 0.05,
+    body_patience: float = 0.1,
 ) -> Answer:
     """One request through a guard of its own; the last of `parts` ends the body."""
     given = {"host": "localhost", **(headers or {})}
@@ -82,9 +85,9 @@ async def ask(
         hosts=HOSTS,
         limits=[BodyLimit(paths=re.compile("/api/chat/"), limit=100)],
         routes=Routes([]),
-        default_limit=1000,
-        body_pause=0.05,
-        body_patience=0.1,
+        default_limit=default_limit,
+        body_pause=body_pause,
+        body_patience=body_patience,
     )
     left = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
     if left:
@@ -156,16 +159,23 @@ class TestBody:
         assert "in time" in answer.json["error"]
 
     async def test_one_that_dribbles_is_given_up(self) -> None:
-        answer = await ask(Inner(), parts=[b"x"] * 50, between=0.01)
+        answer = await ask(
+            Inner(), parts=[b"x"] * 500, between=0.01, body_pause=9, body_patience=0.5
+        )
 
         assert answer.status == 400
         assert "in time" in answer.json["error"]
-        assert 5 < answer.read < 50
+        assert 5 < answer.read < 500
 
     async def test_one_that_comes_slowly_but_comes_is_taken(self) -> None:
-        path = "/api/conversations/create"
-
-        answer = await ask(Inner(), path=path, parts=[b"x" * 60] * 16, between=0.01)
+        answer = await ask(
+            Inner(),
+            path="/api/conversations/create",
+            parts=[b"x" * 600] * 16,
+            between=0.01,
+            default_limit=10_000,
+            body_pause=9,
+        )
 
         assert answer.status == 200
 
