@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from llmbackend.upstream import HEAD_BYTES, Response, Upstream
 from tests.certificates import self_signed
+from tests.patience import PATIENCE
 
 OK = b"HTTP/1.1 200 OK\r\n"
 LENGTH = b"Content-Length: 5\r\n\r\n"
@@ -94,7 +95,7 @@ async def upstream(host: Host) -> AsyncIterator[Upstream]:
 
 
 async def post(upstream: Upstream, body: bytes = b"{}") -> Response:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         return await upstream.post(b"/v1/x", headers={"A": "b"}, body=body, connect=5)
 
 
@@ -102,13 +103,13 @@ async def told(response: Response) -> Body:
     """All of a response's body."""
     body = Body()
     response.hand_to(body)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await body.over.wait()
     return body
 
 
 async def eventually(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110 - it may be anything
             await asyncio.sleep(0.001)
 
@@ -235,7 +236,7 @@ async def test_each_part_is_handed_over_when_it_comes(host: Host, upstream: Upst
     for part in [b"he", b"llo"]:
         body.grown.clear()
         host.connections[0].write(b"%x\r\n%b\r\n" % (len(part), part))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await body.grown.wait()
 
     assert body.parts == [b"he", b"llo"]
