@@ -82,8 +82,8 @@ _THRESHOLDS = {
 # With `local-e5`: what the best passage has to reach, as `_stands_out` has it. One in
 # characters has less to reach the shorter it is: a clause holds less of any question
 # than a paragraph. Fitted on XQuAD, and on lay questions of law and of software.
-_BOUND = 0.8986
-_BOUND_OF_WORDS = 0.8504
+_BOUND = 0.9059
+_BOUND_OF_WORDS = 0.852
 _LENGTH = 300  # In characters; the bound is less for what is shorter.
 _BY_LENGTH = 0.02  # How much less, for each power of e.
 # What a sentence that holds all of the question weighs beside a cosine.
@@ -91,10 +91,15 @@ _SENTENCE = 0.1
 # What a passage's share of it weighs, beyond what most hold of any question.
 _SHARE = 0.15
 _ANY = 0.3
+# How many of the next that do not copy it the best has to lead. By three, more Chinese
+# questions are flagged; in words, more lay questions would be withheld.
+_NEXT = 3
+_NEXT_OF_WORDS = 2
 # A text that has this much of the words and pairs of another, or it of its, copies it.
 _COPY = 0.5
-# The nearest of a base, of which the latter half says how near things are in it.
+# The nearest of a base, of which the farthest say how near things are in it.
 _NEAREST = 10
+_AROUND = 6
 # Fewer passages do not show which of them stands out.
 _COMPARED = 3
 
@@ -164,9 +169,9 @@ def _stands_out(
     Whether the best passage reaches its bound, being worth its cosine and a little for
     the sentence that holds the most of the question.
 
-    To reach it are added: how near the sixth to tenth chunks are; how much more the
-    best is worth than the next two that do not copy it; what share of the question the
-    passages hold, if it is more than most hold of any.
+    To reach it are added: how near the fifth to tenth chunks are; how much more the
+    best is worth than the next three that do not copy it, or two in words; what share
+    of the question the passages hold, if it is more than most hold of any.
     """
     least = _least_told(cosines)
     worths = [
@@ -175,9 +180,10 @@ def _stands_out(
     ]
     order = sorted(range(len(found)), key=lambda at: -worths[at])
     best = found[order[0]]
-    next_best = [worths[at] for at in order[1:] if not _copies(found[at], best)][:2]
+    others = [worths[at] for at in order[1:] if not _copies(found[at], best)]
+    next_best = others[: _NEXT_OF_WORDS if spaced else _NEXT]
     lead = worths[order[0]] - float(np.mean(next_best or [worths[order[-1]]]))
-    around = np.sort(np.partition(cosines, -_NEAREST)[-_NEAREST:])[: _NEAREST // 2]
+    around = np.sort(np.partition(cosines, -_NEAREST)[-_NEAREST:])[:_AROUND]
     beyond = max(0.0, max(each.share for each in found) - _ANY)
     return float(around.mean()) + lead + _SHARE * beyond >= _bound(best, spaced=spaced)
 

@@ -186,27 +186,42 @@ class TestStandsOut:
         assert not judged(self.QUESTION, *found, cosines=around(0.8))
         assert judged(self.QUESTION, *found)
 
-    def test_it_leads_the_next_two_by_their_mean(self):
-        best, second, third = with_others(passage(LEASE, dense=0.86), 0.8)
+    def test_it_leads_the_next_three_by_their_mean(self):
+        best = passage(LEASE, dense=0.86)
+        near, farther, far = (passage(OTHERS[0], dense=d) for d in (0.84, 0.8, 0.7))
 
-        as_near = passage(second.content, dense=0.84)
-        base = around(0.815)
-        assert judged(self.QUESTION, best, as_near, third, cosines=base)
-        assert not judged(self.QUESTION, best, as_near, as_near, cosines=base)
+        base = around(0.83)
+        assert judged(self.QUESTION, best, near, near, farther, cosines=base)
+        assert not judged(self.QUESTION, best, near, near, near, far, cosines=base)
+
+    def test_in_words_it_leads_the_next_two(self):
+        question = "Where does it sleep?"
+        best = passage(SWIFTS, dense=0.8)
+        near, farther, far = (
+            passage("Photosynthesis needs light.", dense=d) for d in (0.79, 0.74, 0.5)
+        )
+
+        base = around(0.82)
+        assert judged(question, best, near, farther, cosines=base)
+        assert not judged(question, best, near, near, far, cosines=base)
 
     def test_where_much_is_as_near_it_need_not_lead(self):
         found = with_others(passage(LEASE, dense=0.9), 0.895)
 
         assert judged(self.QUESTION, *found, cosines=around(0.86))
 
-    def test_how_near_a_base_is_the_sixth_to_tenth_chunks_say(self):
+    @pytest.mark.parametrize(
+        ("fifth", "tenth", "relevant"),
+        [(0.84, 0.84, False), (0.99, 0.84, True), (0.99, 0.7, False)],
+    )
+    def test_how_near_a_base_is_the_fifth_to_tenth_chunks_say(
+        self, fifth, tenth, relevant
+    ):
         found = with_others(passage(LEASE, dense=0.9), 0.895)
-        cosines = around(0.72)
-        cosines[3:8] = 0.99
+        cosines = around(0.5)
+        cosines[3:13] = [tenth, *[0.84] * 4, fifth, *[0.99] * 4]
 
-        assert not judged(self.QUESTION, *found, cosines=cosines)
-        cosines[8:13] = 0.86
-        assert judged(self.QUESTION, *found, cosines=cosines)
+        assert judged(self.QUESTION, *found, cosines=cosines) == relevant
 
     def test_copies_of_it_are_not_what_it_has_to_lead(self):
         best, *others = with_others(passage(LEASE, dense=0.87), 0.8)
@@ -231,7 +246,7 @@ class TestStandsOut:
 
         base = around(0.8)
         assert not judged(self.QUESTION, *with_others(long, 0.8), cosines=base)
-        much = passage(LEASE * 20, dense=0.9)
+        much = passage(LEASE * 20, dense=0.91)
         assert judged(self.QUESTION, *with_others(much, 0.8), cosines=base)
 
     def test_in_words_less_is_to_be_reached(self):
