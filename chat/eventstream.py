@@ -33,10 +33,20 @@ class EventReader:
 
         Raise ProviderProtocol when a line or an event passes its bound.
         """
-        if self._begun and not self._tail and not self._data and _is_one_event(data):
+        # One event of one line and no more, as most reads are.
+        end = len(data) - 2
+        if (
+            data.startswith(b"data: ")
+            and data.find(b"\n") == end
+            and data.endswith(b"\n")
+            and b"\r" not in data
+            and self._begun
+            and not self._tail
+            and not self._data
+            and len(data) <= self._max
+        ):
             self._after_cr = False
-            self._check(len(data))
-            return [data[6:-2]]
+            return [data[6:end]]
         if self._after_cr and data:
             self._after_cr = False
             data = data.removeprefix(b"\n")
@@ -89,14 +99,3 @@ class EventReader:
     def _check(self, size: int) -> None:
         if size > self._max:
             raise ProviderProtocol
-
-
-def _is_one_event(data: bytes) -> bool:
-    """Whether the bytes are one event of one line and no more, as most reads are."""
-    end = len(data) - 2
-    return (
-        data.startswith(b"data: ")
-        and data.find(b"\n") == end
-        and data[-1:] == b"\n"
-        and b"\r" not in data
-    )

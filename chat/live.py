@@ -164,7 +164,7 @@ class LiveAnswer:
     def _growth(self, cursor: Cursor) -> Growth:
         return Growth(
             self.opening.message_id,
-            self.reasoning.since(cursor.reasoning),
+            self.reasoning.since(cursor.reasoning) if self.reasoning.length else "",
             self.text.since(cursor.text),
             self.cursor,
         )
