@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ THREADS, WRITES = 8, 25
 
 
 class Connections:
-    """Connections to one database, none of which waits for SQLite's lock."""
+    """Connections to one database, which wait for SQLite's lock if told how long."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -27,10 +28,10 @@ class Connections:
             cursor.execute("INSERT INTO counter VALUES (0)")
 
     @contextmanager
-    def connection(self) -> Iterator[Any]:
+    def connection(self, *, timeout: float = 0) -> Iterator[Any]:
         settings = {
             "NAME": self._path,
-            "OPTIONS": {"timeout": 0, "transaction_mode": "IMMEDIATE"},
+            "OPTIONS": {"timeout": timeout, "transaction_mode": "IMMEDIATE"},
             "AUTOCOMMIT": True,
             "TIME_ZONE": None,
             "CONN_MAX_AGE": None,
@@ -147,6 +148,47 @@ def test_who_is_told_that_it_is_locked_keeps_nobody_waiting(
         on_another_thread(lambda: _write(connections))
 
     assert connections.count() == 1
+
+
+def test_another_process_is_waited_for(connections: Connections) -> None:
+    with connections.connection() as holder:
+        holder.ensure_connection()
+        holder.connection.execute("BEGIN IMMEDIATE")
+        waiting = threading.Event()
+
+        def write() -> None:
+            with connections.connection(timeout=PATIENCE) as connection:
+                connection.ensure_connection()
+                waiting.set()
+                add_one(connection)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        assert waiting.wait(PATIENCE)
+        time.sleep(0.05)
+        holder.connection.rollback()
+        thread.join(PATIENCE)
+
+    assert connections.count() == 1
+
+
+def test_it_is_waited_for_as_long_as_is_configured_and_reads_wait_as_before(
+    connections: Connections,
+) -> None:
+    with (
+        connections.connection() as holder,
+        connections.connection(timeout=0.2) as connection,
+    ):
+        holder.ensure_connection()
+        holder.connection.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        with pytest.raises(OperationalError, match="locked"):
+            begin(connection)
+
+        assert time.monotonic() - began >= 0.2
+        asked = connection.connection.execute("PRAGMA busy_timeout")
+        assert asked.fetchone() == (200,)
+        holder.connection.rollback()
 
 
 def _write(connections: Connections) -> None:
