@@ -13,7 +13,8 @@ from accounts.models import User
 from chat import prompts
 from chat.asks import Ask
 from chat.grounding import Grounded, Source, grounded
-from conversations.turns import Turn, note_sources, sources_before
+from conversations.sources import note_sources, sources_before
+from conversations.turns import Turn
 from llmbackend.chat_models import TOKENS_KEPT_FOR_ANSWER, context_window
 from llmbackend.threads import DatabaseThreads
 from rag.followups import readings

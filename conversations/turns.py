@@ -23,7 +23,7 @@ from conversations.branches import Node, nodes_of, path_to, place_of
 from conversations.history import Said, closed_path
 from conversations.models import Conversation, Message, check_id
 from conversations.titles import made_of
-from conversations.writers import beat, held_by, interrupt_orphans
+from conversations.writers import beat, interrupt_orphans
 from llmbackend.chat_models import provider_for
 from llmbackend.config import Limits
 from llmbackend.errors import (
@@ -372,21 +372,6 @@ def _messages(conversation: Conversation) -> QuerySet[Message]:
     return Message.objects.filter(conversation=conversation)
 
 
-def sources_before(*, user: User, conversation_id: int, asked: Asked) -> list[Any]:
-    """What the answer rests on that is edited away, written anew or continued."""
-    if isinstance(asked, Question):
-        return []
-    conversation = Conversation.objects.owned_by(user).fetch(conversation_id)
-    answers = _messages(conversation).filter(role=Role.ASSISTANT)
-    if isinstance(asked, Edit):
-        answers = answers.filter(parent__number=asked.message_id).order_by("-number")
-    elif asked.message_id is None:
-        answers = answers.filter(pk=conversation.active_leaf_id or 0)
-    else:
-        answers = answers.filter(number=asked.message_id)
-    return answers.values_list("sources", flat=True).first() or []
-
-
 def request_stop(
     *, user: User, conversation_id: int, message_id: int | None = None
 ) -> tuple[int, int] | None:
@@ -407,8 +392,3 @@ def request_stop(
     if found is None or not running.update(stop_requested=True):
         return None
     return found
-
-
-def note_sources(*, turn: Turn, writer: uuid.UUID, sources: list[Any]) -> None:
-    """Store what an answer rests on, before it begins."""
-    held_by(writer).filter(pk=turn.answer_pk).update(sources=sources)

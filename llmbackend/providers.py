@@ -119,8 +119,11 @@ class ProviderClient(AsyncOpenAI):
             connect=connect,
         )
         if not 200 <= response.status < 300:
-            refused = self._as_sdk_knows_it(response)
-            raise _status_error(refused, await _said(response))
+            try:
+                said = await _complaint(_chunks(response))
+            finally:
+                response.close()
+            raise _status_error(self._as_sdk_knows_it(response), said)
         return response
 
     def _as_sdk_knows_it(self, response: Response) -> httpx2.Response:
@@ -275,35 +278,22 @@ async def _complaint(chunks: AsyncIterator[bytes]) -> bytes:
     return bytes(said[:COMPLAINT_BYTES])
 
 
-class _Saying:
-    """Takes as much of a refusal's body as is logged."""
+async def _chunks(response: Response) -> AsyncIterator[bytes]:
+    """The body of a response that is read a part at a time."""
+    body = _Queue()
+    response.hand_to(body)
+    while (data := await body.get()) is not None:
+        yield data
 
-    def __init__(self) -> None:
-        self.said = bytearray()
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+class _Queue(asyncio.Queue[bytes | None]):
+    """Takes a body; None is its end."""
 
     def take(self, data: bytes) -> None:
-        self.said += data
-        if len(self.said) >= COMPLAINT_BYTES:
-            self.end(None)
+        self.put_nowait(data)
 
     def end(self, error: Exception | None) -> None:
-        if not self.over.done():
-            self.over.set_result(None)
-
-
-async def _said(response: Response) -> bytes:
-    """What a refusal says, cut where it is long, slow or broken off."""
-    saying = _Saying()
-    response.hand_to(saying)
-    try:
-        async with asyncio.timeout(COMPLAINT_SECONDS):
-            await saying.over
-    except TimeoutError:
-        logger.debug("A provider's error body was cut short")
-    finally:
-        response.close()
-    return bytes(saying.said[:COMPLAINT_BYTES])
+        self.put_nowait(None)
 
 
 def _error_object(said: bytes) -> Mapping[str, Any] | None:

@@ -1,0 +1,34 @@
+"""The passages that answers rest on, as they are stored."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from accounts.models import User
+from conversations.asked import Asked, Edit, Question
+from conversations.models import Conversation, Message
+from conversations.turns import Turn
+from conversations.writers import held_by
+
+
+def sources_before(*, user: User, conversation_id: int, asked: Asked) -> list[Any]:
+    """What the answer rests on that is edited away, written anew or continued."""
+    if isinstance(asked, Question):
+        return []
+    conversation = Conversation.objects.owned_by(user).fetch(conversation_id)
+    answers = Message.objects.filter(
+        conversation=conversation, role=Message.Role.ASSISTANT
+    )
+    if isinstance(asked, Edit):
+        answers = answers.filter(parent__number=asked.message_id).order_by("-number")
+    elif asked.message_id is None:
+        answers = answers.filter(pk=conversation.active_leaf_id or 0)
+    else:
+        answers = answers.filter(number=asked.message_id)
+    return answers.values_list("sources", flat=True).first() or []
+
+
+def note_sources(*, turn: Turn, writer: uuid.UUID, sources: list[Any]) -> None:
+    """Store what an answer rests on, before it begins."""
+    held_by(writer).filter(pk=turn.answer_pk).update(sources=sources)
