@@ -37,7 +37,7 @@ from llmbackend.errors import (
 from llmbackend.providers import Clients
 from tests import fake_provider
 from tests.fake_provider import ENDLESSLY, Script, refusal, whole
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, SOON
 
 KEY = "made-up-key-0123456789"
 ASKED = ModelRequest(model="gpt-fake", messages=[{"role": "user", "content": "Hi"}])
@@ -762,7 +762,7 @@ async def test_cancelling_a_stalled_read_closes_the_connection(fake, client, scr
     with pytest.raises(asyncio.CancelledError):
         await task
 
-    assert await fake.until(lambda: fake.open_connections == 0, seconds=1)
+    assert await fake.until(lambda: fake.open_connections == 0, seconds=SOON)
     assert fake.requests[0].client_left_at is not None
 
 

@@ -17,6 +17,7 @@ from websockets.sync.client import connect
 
 from llmbackend.protocol import BoundedProtocol, PatientSocket
 from llmbackend.serving import bind, uvicorn_config
+from tests.patience import PATIENCE
 
 
 class Impatient(BoundedProtocol):
@@ -64,7 +65,7 @@ def served(config: uvicorn.Config) -> Iterator[tuple[str, int]]:
 
 @pytest.fixture
 def connection(address: tuple[str, int]) -> Iterator[socket.socket]:
-    with closing(socket.create_connection(address, timeout=5)) as made:
+    with closing(socket.create_connection(address, timeout=PATIENCE)) as made:
         yield made
 
 
@@ -159,10 +160,10 @@ def test_what_is_no_request_is_answered_in_the_one_form(
 @pytest.fixture(scope="module")
 def offering() -> Iterator[tuple[str, int]]:
     class Brief(BoundedProtocol):
-        stall_seconds = 0.3
+        stall_seconds = 1.0
 
     class BriefSocket(PatientSocket):
-        stall_seconds = 0.3
+        stall_seconds = 1.0
 
     config = uvicorn_config(endless)
     config.http, config.ws = Brief, BriefSocket
@@ -174,23 +175,23 @@ class TestClientsThatTakeNothing:
 
     def test_a_stalled_stream_is_dropped(self, offering: tuple[str, int]) -> None:
         left.clear()
-        with closing(socket.create_connection(offering, timeout=5)) as stalled:
+        with closing(socket.create_connection(offering, timeout=PATIENCE)) as stalled:
             stalled.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 
-            assert left.wait(5)
+            assert left.wait(PATIENCE)
             assert offered[-1] < 64 << 20
 
     def test_a_stalled_socket_is_dropped(self, offering: tuple[str, int]) -> None:
         left.clear()
         url = f"ws://{offering[0]}:{offering[1]}/"
         with connect(url, max_queue=1, close_timeout=0, compression=None):
-            assert left.wait(5)
+            assert left.wait(PATIENCE)
 
     def test_a_slow_one_is_not(self, offering: tuple[str, int]) -> None:
         left.clear()
-        with closing(socket.create_connection(offering, timeout=5)) as slow:
+        with closing(socket.create_connection(offering, timeout=PATIENCE)) as slow:
             slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-            for _ in range(12):
+            for _ in range(15):
                 assert not left.wait(0.1)
                 taken = 0
                 while taken < 4 << 20:

@@ -278,7 +278,7 @@ class TestWorkers:
             server.process.kill()
             server.process.wait()
 
-            _, alive = psutil.wait_procs(workers, timeout=10)
+            _, alive = psutil.wait_procs(workers, timeout=PATIENCE)
             assert not alive
 
 

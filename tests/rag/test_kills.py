@@ -13,6 +13,7 @@ import pytest
 
 from tests import fake_provider, served
 from tests.fake_provider import FakeProvider, Script
+from tests.patience import SOON
 from tests.rag.embeddings import Embeddings, added, found, make_base, upload
 from tests.served import ServeProcess
 
@@ -93,7 +94,7 @@ class Upload:
             self.server.process.kill()
             self.server.process.wait()
             assert isinstance(sending.exception(), httpx2.TransportError)
-        _, alive = psutil.wait_procs(children, timeout=5)
+        _, alive = psutil.wait_procs(children, timeout=SOON)
         assert not alive
 
     def goes_on(self) -> None:

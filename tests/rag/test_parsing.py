@@ -33,6 +33,7 @@ from rag.parsed import MAX_TEXT_BYTES, read_result
 from rag.parsing import Parsed, Sizes, parse
 from rag.terms import pack_terms
 from tests.chat.eventually import eventually
+from tests.patience import SOON
 from tests.rag.documents import (
     OLE,
     body,
@@ -301,7 +302,7 @@ class TestTheProcess:
             server.kill()
             server.wait()
 
-            _, alive = psutil.wait_procs(parsing, timeout=3)
+            _, alive = psutil.wait_procs(parsing, timeout=SOON)
 
         assert not alive
 
