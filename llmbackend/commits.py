@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar, overload
 
@@ -25,19 +26,21 @@ class Write:
     What one request writes, and does right `after` the commit, on the same thread.
 
     All that `write` stores, it stores in `transaction.atomic` blocks. It then has a
-    result or an error.
+    result or an error. Whatever it is carried out together with, both run in the
+    context it was made in, which tells log lines and errors whose request they are of.
     """
 
     write: Callable[[], Any]
     after: Callable[[Any], Any] | None
     told: asyncio.Future[None]
+    context: Context = field(default_factory=copy_context)
     result: Any = None
     error: Exception | None = None
 
     def attempt(self, step: Callable[[], Any]) -> None:
         """Take `step`, whose error is this request's alone."""
         try:
-            self.result = step()
+            self.result = self.context.run(step)
         except Exception as exc:  # noqa: BLE001  It is raised where it was asked for.
             self.error = exc
 

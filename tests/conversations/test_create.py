@@ -224,6 +224,18 @@ def test_without_a_token_it_is_a_401_whatever_the_body(anonymous):
         assert response.json()["code"] == "unauthorized"
 
 
+def test_of_many_at_once_each_is_refused_under_its_own_id(as_alice):
+    def refused(_):
+        return as_alice.post(PATH, json={"title": "Hi", "model": "no-such-model"})
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(refused, range(64)))
+
+    assert {answer.status_code for answer in answers} == {400}
+    for answer in answers:
+        assert answer.json()["request_id"] == answer.headers["X-Request-ID"]
+
+
 def test_many_at_once_are_all_created_each_with_its_own_id(as_alice):
     with ThreadPoolExecutor(16) as pool:
         ids = list(pool.map(lambda _: as_alice.conversation(), range(64)))

@@ -15,6 +15,7 @@ from django.test.utils import CaptureQueriesContext
 
 from accounts.models import User
 from llmbackend.commits import MOST_AT_ONCE, Commits, Write, carry_out
+from llmbackend.log import request_id
 from llmbackend.threads import DatabaseThreads
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -119,6 +120,22 @@ async def test_an_error_after_the_commit_is_ones_own() -> None:
     assert isinstance(told[0], LookupError)
     assert isinstance(told[1], int)
     assert stored == {"ann", "ben"}
+
+
+async def test_each_is_carried_out_in_its_own_context() -> None:
+    def write() -> str:
+        add(request_id.get())
+        return request_id.get()
+
+    async def ask(tested: Commits, name: str) -> tuple[str, str]:
+        request_id.set(name)
+        return await tested.run(write, lambda seen: (seen, request_id.get()))
+
+    everyone = [f"u{number}" for number in range(5)]
+    async with commits() as tested:
+        told = await asyncio.gather(*(ask(tested, name) for name in everyone))
+
+    assert told == [(name, name) for name in everyone]
 
 
 async def test_who_leaves_early_is_carried_out_all_the_same() -> None:
