@@ -343,18 +343,20 @@ def followed_slowly(two: Two, conversation: int) -> Iterator[tuple[Ear, Ear]]:
 
 
 def test_a_reader_elsewhere_is_a_second_behind_and_with_redis_hardly(two: Two) -> None:
-    with followed_slowly(two, two.conversation()) as (asker, reader):
-        pass
+    def is_as_close_as_it_should_be() -> bool:
+        with followed_slowly(two, two.conversation()) as (asker, reader):
+            pass
+        late = reader.lateness(asker)
+        median, worst = statistics.median(late), max(late)
+        by = "Redis" if two.redis else "the database"
+        logger.info("Behind by %s: %.2f s, at worst %.2f s", by, median, worst)
+        assert text_of(reader.events) == text_of(asker.events) == "".join(SLOWLY)
+        if two.redis and max(median, late[-1]) > QUICK:
+            return False
+        return worst < BEHIND
 
-    late = reader.lateness(asker)
-    median, worst = statistics.median(late), max(late)
-    by = "Redis" if two.redis else "the database"
-    logger.info("Behind by %s: %.2f s, at worst %.2f s", by, median, worst)
-    assert text_of(reader.events) == text_of(asker.events) == "".join(SLOWLY)
-    assert worst < BEHIND
-    if two.redis:
-        assert median < QUICK
-        assert late[-1] < QUICK
+    # A busy machine may be late at one of them.
+    assert eventually(is_as_close_as_it_should_be, PATIENCE)
 
 
 def test_ten_posts_with_one_key_to_two_processes_are_one_question(two: Two) -> None:
@@ -491,4 +493,4 @@ def test_a_redis_that_comes_back_is_used_again(two: Two) -> None:
             pass
         return statistics.median(reader.lateness(asker)) < QUICK
 
-    assert eventually(is_quick, 15)
+    assert eventually(is_quick, PATIENCE)
