@@ -90,7 +90,7 @@ class Response(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
-            self._end(httpx2.RemoteProtocolError(f"{type(exc).__name__}: {exc}"))
+            self._break_off(httpx2.RemoteProtocolError(f"{type(exc).__name__}: {exc}"))
             return
         if not self.status:
             self._head_bytes += len(data)
@@ -110,6 +110,10 @@ class Response(asyncio.Protocol):
             self._end(httpx2.ReadError(said))
 
     # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        if self._is_whole:
+            raise ValueError("more came than was asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields.append((name, value))
@@ -135,6 +139,12 @@ class Response(asyncio.Protocol):
             self._is_whole = True
             # To be asked now: the parser forgets what it parsed.
             self._may_be_kept = self._parser.should_keep_alive()
+
+    def _break_off(self, error: Exception) -> None:
+        """What came before the error counts, and may be all there is."""
+        self._hand_over()
+        self._may_be_kept = False
+        self._end(None if self._is_whole else error)
 
     def _ends_by_closing(self) -> bool:
         return not {"content-length", "transfer-encoding"} & self.headers.keys()

@@ -195,6 +195,45 @@ async def test_a_body_that_breaks_off_is_told_as_far_as_it_came(
     assert isinstance(body.error, httpx2.TransportError)
 
 
+WITH_MORE = {
+    "bytes after a length": (LENGTH + b"hel", b"lo!"),
+    "a second end": (CHUNKED + b"3\r\nhel\r\n", b"2\r\nlo\r\n" + b"0\r\n\r\n" * 2),
+    "another answer": (LENGTH + b"hel", b"lo" + HELLO),
+}
+
+
+@pytest.mark.parametrize(("begun", "rest"), WITH_MORE.values(), ids=WITH_MORE.keys())
+async def test_what_is_whole_is_not_spoilt_by_what_comes_with_its_end(
+    host: Host, upstream: Upstream, begun: bytes, rest: bytes
+):
+    host.says = [[OK + begun], [HELLO]]
+    body = Body()
+    (await post(upstream)).hand_to(body)
+    await eventually(lambda: body.parts)
+
+    host.connections[0].write(rest)
+    async with asyncio.timeout(PATIENCE):
+        await body.over.wait()
+    await told(await post(upstream))
+
+    assert (body.parts, body.error) == ([b"hel", b"lo"], None)
+    assert len(host.connections) == 2
+
+
+async def test_what_comes_with_what_breaks_off_is_told(host: Host, upstream: Upstream):
+    host.says = [[OK + CHUNKED + b"3\r\nhel\r\n"]]
+    body = Body()
+    (await post(upstream)).hand_to(body)
+    await eventually(lambda: body.parts)
+
+    host.connections[0].write(b"2\r\nlo\r\nwhat?\r\n")
+    async with asyncio.timeout(PATIENCE):
+        await body.over.wait()
+
+    assert body.parts == [b"hel", b"lo"]
+    assert isinstance(body.error, httpx2.RemoteProtocolError)
+
+
 NO_HEAD = {
     "nothing": b"",
     "half a head": b"HTTP/1.1 200 OK\r\nA: b",
