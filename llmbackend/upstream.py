@@ -54,6 +54,12 @@ class Response(asyncio.Protocol):
         self._upstream = upstream
         self._transport = transport
         self._parser = httptools.HttpResponseParser(self)
+        # As aiohttp reads what is not written as it should be, and is harmless.
+        self._parser.set_dangerous_leniencies(
+            lenient_headers=True,
+            lenient_optional_cr_before_lf=True,
+            lenient_spaces_after_chunk_size=True,
+        )
         self._fields: list[tuple[bytes, bytes]] = []
         self._field_bytes = 0
         self._head_bytes = 0

@@ -135,6 +135,14 @@ WHOLE = {
     "chunks with extensions, and trailers": [
         OK + CHUNKED + b"5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\n"
     ],
+    "lines of the head that end like Unix's": [HELLO.replace(b"\r\n", b"\n")],
+    "sizes with blanks after them": [
+        OK + CHUNKED + b"5  \r\nhello\r\n",
+        b"0  \r\n\r\n",
+    ],
+    "a header on two lines, and one that is no text": [
+        OK + b"A: b\r\n  c\r\nD: \x01\r\n" + LENGTH + b"hello"
+    ],
 }
 
 
