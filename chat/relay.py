@@ -40,6 +40,8 @@ __all__ = [
 ]
 
 DRAIN_SECONDS = 0.1
+# What cannot be read here. `none`, or a charset, is said by who means no encoding.
+COMPRESSED = {"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"}
 
 _random = SystemRandom()
 
@@ -203,8 +205,8 @@ class _Reply:
 
     async def first(self) -> None:
         """Until the first words; raise one of FAILURES if they were cut off."""
-        encoding = self._response.headers.get("content-encoding", "identity")
-        if encoding.lower() != "identity":
+        encodings = self._response.headers.get("content-encoding", "").lower()
+        if COMPRESSED.intersection(encodings.replace(" ", "").split(",")):
             raise ProviderProtocol
         self._response.hand_to(self)
         while not self._begun and not self._over:

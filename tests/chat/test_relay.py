@@ -244,6 +244,9 @@ ODD_BUT_WHOLE = {
             {"usage": {"prompt_tokens": None, "completion_tokens": None}},
         ],
     ),
+    "an encoding that is none": Script(
+        pieces=[TEXT], headers={"Content-Encoding": "none"}
+    ),
     "content in parts": Script(
         pieces=[], chunks=[chunk({"content": [{"type": "text", "text": TEXT}, 1]})]
     ),
@@ -455,6 +458,11 @@ BEFORE = {
         1,
     ),
     "gzip": (Script(headers={"Content-Encoding": "gzip"}), ProviderProtocol, 1),
+    "more than one encoding": (
+        Script(headers={"Content-Encoding": "identity, BR"}),
+        ProviderProtocol,
+        1,
+    ),
     "bad JSON": (Script(prelude=b"data: {bad\n\n"), ProviderProtocol, 1),
     "half JSON at the end": (Script(body=b'data: {"choices"'), ProviderProtocol, 1),
     "bad UTF-8": (Script(prelude=b'data: {"\xff": 1}\n\n'), ProviderProtocol, 1),
