@@ -223,7 +223,8 @@ def may_be_retried(exc: Exception) -> bool:
     """Whether the same request may succeed in a moment; `exc` is one of FAILURES."""
     if not isinstance(exc, openai.APIStatusError):
         return True
-    if exc.code in OUT_OF_QUOTA or exc.type in OUT_OF_QUOTA:
+    # They may be of any type: they are the provider's.
+    if any(isinstance(x, str) and x in OUT_OF_QUOTA for x in (exc.code, exc.type)):
         return False
     return exc.status_code in {408, 409, 429} or exc.status_code >= 500
 

@@ -264,7 +264,7 @@ class Upstream:
                 return await self._connect()
         except TimeoutError as exc:
             raise httpx2.ConnectTimeout("no connection in time") from exc
-        except OSError as exc:
+        except (OSError, UnicodeError) as exc:  # Some names cannot even be looked up.
             raise httpx2.ConnectError(f"{type(exc).__name__}: {exc}") from exc
 
     async def _connect(self) -> asyncio.Transport:

@@ -427,6 +427,11 @@ BEFORE = {
         ProviderBusy,
         1,
     ),
+    "429, in no known form": (
+        refusal(429, {"code": {"n": 1}, "type": [KEY]}),
+        ProviderBusy,
+        3,
+    ),
     "500": (refusal(500), ProviderError, 3),
     "502 in HTML": (Script(status=502, body=b"<html>"), ProviderError, 3),
     "503": (refusal(503), ProviderError, 3),
@@ -577,7 +582,7 @@ async def test_a_provider_that_cannot_be_connected_to_in_time():
         await clients.aclose()
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:1", "nobody.invalid"])
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "nobody.invalid", "nobody..invalid"])
 async def test_a_provider_that_is_not_there(host):
     clients = Clients()
     client = clients.client_for(Provider(name="p", base_url=f"http://{host}/v1"))
