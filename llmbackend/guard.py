@@ -112,7 +112,7 @@ class Guard:
         request_id.set(uuid.uuid4().hex)
         request_path.set(scope["path"])
         headers = dict(scope["headers"])
-        client = self._client(scope, headers)
+        client = self._client(scope)
         request_address.set(client)
         exchange = Exchange(
             scope,
@@ -151,7 +151,7 @@ class Guard:
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id.set(uuid.uuid4().hex)
         headers = dict(scope["headers"])
-        client = self._client(scope, headers)
+        client = self._client(scope)
         request_address.set(client)
         origin = headers.get(b"origin", b"").decode("latin-1")
         began = time.monotonic()
@@ -165,8 +165,8 @@ class Guard:
         finally:
             log_access(client, "WEBSOCKET", scope["path"], 0, began)
 
-    def _client(self, scope: Scope, headers: dict[bytes, bytes]) -> str:
-        return client_address(scope, headers, self._server.trusted_proxies)
+    def _client(self, scope: Scope) -> str:
+        return client_address(scope, self._server.trusted_proxies)
 
     def _as_believed(self, scope: Scope, client: str) -> Scope:
         """`scope` with the client's address, and what a trusted proxy alone may say."""
@@ -242,7 +242,8 @@ class Exchange:
         if declared.isdigit() and int(declared) > self._limit:
             raise TooLarge
         # What has no body to wait for is spared the timer.
-        if self.method == "GET" and declared == b"0":
+        chunked = b"transfer-encoding" in headers
+        if self.method == "GET" and declared == b"0" and not chunked:
             self._pause = None
 
     async def receive(self) -> dict[str, Any]:
@@ -338,12 +339,14 @@ def is_preflight(scope: Scope, headers: dict[bytes, bytes]) -> bool:
     )
 
 
-def client_address(
-    scope: Scope, headers: dict[bytes, bytes], trusted: Sequence[str]
-) -> str:
+def client_address(scope: Scope, trusted: Sequence[str]) -> str:
     """Who asks: the peer, or whom a trusted proxy says it asks for."""
     client = peer_of(scope)
-    hops = headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")
+    if client not in trusted:
+        return client
+    # A proxy adds itself to the line that is there, or a line of its own below it.
+    lines = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    hops = b",".join(lines).decode("latin-1").split(",")
     while client in trusted and hops:
         hop = plain_address(hops.pop().strip())
         if hop == "-":
