@@ -14,6 +14,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import (
     WebSocketsSansIOProtocol,
@@ -77,7 +78,7 @@ def give_up_unacknowledged(transport: Any) -> None:
 
 
 class PatientSocket(WebSocketsSansIOProtocol):
-    """A WebSocket that is dropped when its client takes nothing."""
+    """A WebSocket that is dropped when its client takes nothing, or cannot ask."""
 
     stall_seconds = 30.0
 
@@ -89,6 +90,13 @@ class PatientSocket(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stall.end()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            # What is said of it, uvicorn would leave unsaid, and wait.
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.transport.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -103,7 +111,8 @@ class BoundedProtocol(HttpToolsProtocol):
     """
     Closes a connection whose client dawdles over a request's head, over the rest of a
     body that was refused, or over taking an answer; answers what is not HTTP as
-    everything is answered.
+    everything is answered. Who would rather speak another protocol is answered in this
+    one, as clients of HTTP/2 expect that ask on a plain connection.
     """
 
     stall_seconds = 30.0
@@ -137,7 +146,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if not self._in_body:
             self._head_bytes += len(data)
-        super().data_received(data)
+        self._feed(data)
         if self.transport.is_closing() or self.transport.get_protocol() is not self:
             return  # Closed, or a WebSocket now.
         if not self._in_body and self._head_bytes > self.head_bytes:
@@ -145,18 +154,51 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self.cycle is None or self.cycle.response_complete:
             self._expect_head()
 
+    def _feed(self, data: bytes) -> None:
+        """What uvicorn does, which drops the body of who asks for HTTP/2 besides."""
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as exc:
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
+            elif self.parser.get_method() == b"CONNECT":
+                self._refuse(Invalid("This is not a valid HTTP request."))
+            else:
+                self._feed_again(data[exc.args[0] :])
+        except httptools.HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self._refuse(Invalid("This is not a valid HTTP request."))
+
+    def _feed_again(self, rest: bytes) -> None:
+        """Read a head again without the upgrade it asks for, and what follows it."""
+        version = self.parser.get_http_version().encode()
+        head = [self.parser.get_method(), b" ", self.url, b" HTTP/", version, b"\r\n"]
+        for name, value in self.headers:
+            if name != b"upgrade":
+                head += [name, b": ", value, b"\r\n"]
+        self.parser = httptools.HttpRequestParser(self)
+        self._feed(b"".join([*head, b"\r\n", rest]))
+
+    def _should_upgrade(self) -> bool:
+        return self.parser.get_method() == b"GET" and super()._should_upgrade()
+
+    def _is_to_be_fed_again(self) -> bool:
+        return self.parser.should_upgrade() and not self._should_upgrade()
+
     def on_headers_complete(self) -> None:
+        if self._is_to_be_fed_again():
+            return
         self._stop_waiting()
         self._in_body = True
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        if self._is_to_be_fed_again():
+            return
         self._in_body = False
         self._head_bytes = 0
         super().on_message_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(Invalid("This is not a valid HTTP request."))
 
     def _expect_head(self) -> None:
         if self._deadline is None:

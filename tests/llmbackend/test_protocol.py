@@ -19,6 +19,9 @@ from llmbackend.protocol import BoundedProtocol, PatientSocket
 from llmbackend.serving import bind, uvicorn_config
 from tests.patience import PATIENCE
 
+WEBSOCKET = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+H2C = b"Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAM\r\n"
+
 
 class Impatient(BoundedProtocol):
     head_seconds = 0.3
@@ -26,19 +29,21 @@ class Impatient(BoundedProtocol):
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
-    """Answers 200 at once on /early, elsewhere after the whole body."""
+    """Answers 200 at once on /early, elsewhere after the whole body; /echo says it."""
     if scope["type"] == "lifespan":
         await receive()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await send({"type": "lifespan.shutdown.complete"})
         return
-    more = scope["path"] != "/early"
+    more, body = scope["path"] != "/early", b""
     while more:
-        more = (await receive())["more_body"]
-    headers = [(b"Content-Length", b"2")]
+        message = await receive()
+        more, body = message["more_body"], body + message["body"]
+    said = body if scope["path"] == "/echo" else b"ok"
+    headers = [(b"Content-Length", b"%d" % len(said))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b"ok"})
+    await send({"type": "http.response.body", "body": said})
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +146,8 @@ def send_for_ten_seconds(connection: socket.socket, part: bytes) -> None:
     ("request_", "status", "code"),
     [
         (b"BREW / HTTP/1.1\r\nHost: a\r\n\r\n", 400, "invalid"),
+        (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 400, "invalid"),
+        (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n" + H2C + b"\r\n", 400, "invalid"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "invalid"),
         (b"GET /" + b"a" * 5000, 413, "too_large"),
         (b"GET / HTTP/1.1\r\n" + b"X-A: %b\r\n" % (b"b" * 90) * 50, 413, "too_large"),
@@ -155,6 +162,40 @@ def test_what_is_no_request_is_answered_in_the_one_form(
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert json.loads(body)["code"] == code
     assert json.loads(body)["request_id"].encode() in head
+
+
+ENDS = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize("asked", [H2C, WEBSOCKET], ids=["h2c", "websocket"])
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+@pytest.mark.parametrize("pause", [0, 0.05])
+def test_who_asks_for_another_protocol_is_answered_in_this_one(
+    connection: socket.socket, asked: bytes, framing: str, pause: float
+) -> None:
+    head = b"POST /echo HTTP/1.1\r\nHost: a\r\n" + asked
+    if framing == "length":
+        parts = [head + b"Content-Length: 5\r\n\r\n", b"hello"]
+    else:
+        parts = [
+            head + b"Transfer-Encoding: chunked\r\n\r\n",
+            b"5\r\nhello\r\n0\r\n\r\n",
+        ]
+    for part in parts if pause else [b"".join(parts)]:
+        connection.sendall(part)
+        time.sleep(pause)
+    connection.sendall(ENDS)
+
+    answers = everything(connection)
+    assert answers.count(b"HTTP/1.1 200") == 2
+    assert b"\r\n\r\nhello" in answers
+
+
+def test_a_socket_that_cannot_be_asked_for_is_closed(connection: socket.socket) -> None:
+    connection.sendall(b"GET /ws HTTP/1.1\r\nHost: a\r\n" + b"X: 1\r\n" * 200)
+    connection.sendall(WEBSOCKET + b"\r\n")
+
+    assert everything(connection).startswith(b"HTTP/1.1 431")
 
 
 @pytest.fixture(scope="module")
