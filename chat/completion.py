@@ -191,10 +191,11 @@ class Completion:
             return
         try:
             chunk = _decoded(payload.decode())
-        except (ValueError, RecursionError):
-            self._fail(
-                ProviderProtocol(), complaint=payload[:4096].decode("utf-8", "replace")
-            )
+        except (ValueError, RecursionError) as exc:
+            said = payload[:4096].decode("utf-8", "replace")
+            # Words may say what is wrong; what was to be a chunk holds the answer's.
+            is_chunk = said.lstrip().startswith(("{", "["))
+            self._fail(ProviderProtocol(), complaint=str(exc) if is_chunk else said)
             return
         self._take_chunk(chunk)
 

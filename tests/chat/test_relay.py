@@ -650,6 +650,27 @@ async def test_what_the_provider_says_is_logged_with_its_keys_masked(
     assert "Bad key" not in str(heard.error)
 
 
+@pytest.mark.parametrize(
+    ("payload", "logged"),
+    [
+        (b'{"choices": [{"delta": {"content": "Dear Bob"}}', "delimiter"),
+        (b'{"choices": [{"delta": {"content": "Dear Bob\xff"}}]}', "utf-8"),
+        (b"upstream is overloaded", "upstream is overloaded"),
+    ],
+    ids=["half a chunk", "a chunk of no text", "words"],
+)
+async def test_of_what_is_no_json_the_log_has_no_contents(
+    fake, client, caplog, payload, logged
+):
+    fake.enqueue(Script(prelude=b"data: " + payload + b"\n\n"))
+
+    heard = await hear(client)
+
+    assert type(heard.error) is ProviderProtocol
+    assert logged in caplog.text
+    assert "Bob" not in caplog.text
+
+
 # Faults in the middle: (script, error); the words before the fault are kept
 
 KEPT = ["Hello ", "world"]
