@@ -67,6 +67,39 @@ def test_neither_words_nor_keys_are_shown(browser: Browser, as_alice: Client) ->
     assert "alices-own" not in shown
 
 
+@pytest.mark.parametrize(
+    "page",
+    [
+        "message/?content__contains=private",
+        "message/?sources__icontains=snippet",
+        "message/?conversation__title__contains=private",
+        "conversation/?title__contains=private",
+        "conversation/?system_prompt__startswith=S",
+        "conversation/?api_key__startswith=g",
+    ],
+)
+def test_nothing_hidden_is_found_out_by_filtering(
+    browser: Browser, as_alice: Client, page: str
+) -> None:
+    conversation = as_alice.conversation(system_prompt="Something private")
+    as_alice.ask(conversation, "Something private")
+
+    assert browser.get(f"/admin/conversations/{page}").status_code == 400
+
+
+def test_lists_are_filtered_by_what_they_offer(
+    browser: Browser, as_alice: Client
+) -> None:
+    as_alice.ask(as_alice.conversation(), "Hi")
+
+    shown = browser.get("/admin/conversations/message/?status__exact=failed&p=1")
+    page = "/admin/conversations/message/?role__exact=user&status__exact=complete"
+    found = browser.get(page)
+
+    assert "0 messages" in shown.content.decode()
+    assert "1 message" in found.content.decode()
+
+
 @pytest.fixture
 def contents(settings: Any) -> None:
     """Administrators may read what users wrote."""
