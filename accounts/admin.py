@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from django.apps import apps
@@ -21,6 +20,7 @@ from accounts.audit import Action
 from accounts.credentials import authenticated
 from accounts.limits import NAMES
 from accounts.models import ApiKey, AuditEntry, User
+from accounts.own_password import too_many
 from llmbackend.errors import InvalidCredentials, RateLimited
 from llmbackend.http import address_of
 from llmbackend.readonly_admin import CountedDeletion, ReadOnlyAdmin, counted
@@ -43,13 +43,7 @@ class LogInForm(AdminAuthenticationForm):
         except InvalidCredentials as exc:
             raise self.get_invalid_login_error() from exc
         except RateLimited as exc:
-            minutes = math.ceil((exc.retry_after or 0) / 60)
-            message = ngettext(
-                "Too many failed log-ins; try again in %(minutes)d minute.",
-                "Too many failed log-ins; try again in %(minutes)d minutes.",
-                minutes,
-            )
-            raise ValidationError(message % {"minutes": minutes}) from exc
+            raise too_many(exc) from exc
         try:
             self.confirm_login_allowed(user)
         except ValidationError:

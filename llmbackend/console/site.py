@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
@@ -12,6 +12,7 @@ from django.utils.translation import gettext, gettext_lazy as _
 
 from accounts import audit
 from accounts.models import User
+from accounts.own_password import OwnPasswordView
 from llmbackend.console import providers, start
 
 
@@ -33,6 +34,14 @@ class Site(admin.AdminSite):
 
     def providers(self, request: HttpRequest) -> HttpResponse:
         return providers.page(request, self.each_context(request))
+
+    def password_change(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> TemplateResponse:
+        """Django's page, with a form of ours."""
+        shown = {**self.each_context(request), **(extra_context or {})}
+        view = OwnPasswordView.as_view(extra_context=shown)
+        return cast(TemplateResponse, view(request))
 
     def get_app_list(
         self, request: HttpRequest, app_label: str | None = None

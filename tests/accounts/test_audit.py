@@ -186,6 +186,23 @@ class TestWhatAdministratorsDo:
         ]
         assert AuditEntry.objects.filter(detail="is_staff: yes").count() == 1
 
+    def test_a_password_of_their_own_is_noted_and_so_is_a_wrong_one(
+        self, browser, root
+    ):
+        body = {"new_password1": NEW, "new_password2": NEW}
+        page = "/admin/password_change/"
+        refused = browser.post(page, {**body, "old_password": "wrong"})
+        changed = browser.post(page, {**body, "old_password": PASSWORD})
+
+        assert (refused.status_code, changed.status_code) == (200, 302)
+        assert b"old password was entered incorrectly" in refused.content
+        assert browser.get(changed.headers["location"]).status_code == 200
+        mine = (root.pk, "accounts.user", str(root.pk))
+        assert noted(actor_id=root.pk) == [
+            ("log_in_failed", *mine),
+            ("password_set", *mine),
+        ]
+
     @pytest.mark.parametrize(
         ("action", "said"),
         [("end_tokens", "tokens_ended"), ("delete_selected", "deleted")],

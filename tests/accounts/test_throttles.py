@@ -270,6 +270,21 @@ class TestTheAdminsLogIn:
         assert b"Too many failed log-ins; try again in 15 minutes." in refused.content
         assert_too_many(log_in(behind_proxy, "root"))
 
+    def test_counts_with_the_page_for_a_password_of_ones_own(self, behind_proxy):
+        root = User.objects.create_superuser("root", password=PASSWORD)
+        browser = Browser(headers={"host": "localhost"}, REMOTE_ADDR=HERE)
+        browser.force_login(root)
+        new = {"new_password1": "a better horse", "new_password2": "a better horse"}
+        for _ in range(10):
+            browser.post("/admin/password_change/", {**new, "old_password": "wrong"})
+
+        form = {**new, "old_password": PASSWORD}
+        refused = browser.post("/admin/password_change/", form)
+
+        assert refused.status_code == 200
+        assert b"Too many failed log-ins; try again in 15 minutes." in refused.content
+        assert b"Too many failed log-ins" in self.log_in(PASSWORD).content
+
     def test_opens_the_admin_to_staff_alone(self, behind_proxy):
         User.objects.create_superuser("root", password=PASSWORD)
         assert self.log_in(PASSWORD).headers["location"] == "/admin/"
