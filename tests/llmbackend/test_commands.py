@@ -169,6 +169,31 @@ class TestBackups:
         with sqlite3.connect(server.database) as rows:
             assert rows.execute("SELECT COUNT(*) FROM accounts_user").fetchone() == (1,)
 
+    def test_what_was_there_is_kept_whole_and_can_be_restored(
+        self, tmp_path: Path
+    ) -> None:
+        # Of other secrets than those of the server, and of a name that is no URL's.
+        backup = tmp_path / "50% of #1?.db"
+        (tmp_path / "elsewhere").mkdir()
+        other = ServeProcess(tmp_path / "elsewhere", config=ON_SQLITE)
+        other.make_database()
+        assert other.run("backup", str(backup)).returncode == 0
+        with serving(tmp_path, **ON_SQLITE) as server:
+            server.signed_in("alice").close()
+            server.kill()
+        secrets = Path(f"{server.database}.keys").read_bytes()
+        kept = Path(f"{server.database}.before-restore")
+
+        done = server.run("restore", str(backup), "--force")
+
+        assert done.returncode == 0, done.stderr
+        assert server.query("SELECT COUNT(*) FROM accounts_user") == [(0,)]
+        assert stat.S_IMODE(server.database.stat().st_mode) == 0o600
+        undone = server.run("restore", str(kept), "--force")
+        assert undone.returncode == 0, undone.stderr
+        assert server.query("SELECT username FROM accounts_user") == [("alice",)]
+        assert Path(f"{server.database}.keys").read_bytes() == secrets
+
     def test_what_is_no_backup_is_refused(self, tmp_path: Path) -> None:
         server = ServeProcess(tmp_path, config=ON_SQLITE)
         broken = tmp_path / "broken.db"
@@ -187,3 +212,27 @@ class TestBackups:
 
         assert server.run("backup", str(there)).returncode == 1
         assert there.read_text() == "precious"
+
+    def test_no_database_has_no_backup(self, tmp_path: Path) -> None:
+        server = ServeProcess(tmp_path, config=ON_SQLITE)
+
+        done = server.run("backup", str(tmp_path / "monday.db"))
+
+        assert done.returncode == 1
+        assert "there is no such database" in done.stderr
+        assert not (tmp_path / "monday.db").exists()
+
+    def test_secrets_of_a_backup_that_is_gone_are_replaced(
+        self, tmp_path: Path
+    ) -> None:
+        server = ServeProcess(tmp_path, config=ON_SQLITE)
+        server.make_database()
+        left = tmp_path / "monday.db.keys"
+        left.write_text("longer than what comes in its place " * 20)
+        left.chmod(0o644)
+
+        assert server.run("backup", str(tmp_path / "monday.db")).returncode == 0
+
+        kept = Path(f"{server.database}.keys")
+        assert left.read_bytes() == kept.read_bytes()
+        assert stat.S_IMODE(left.stat().st_mode) == 0o600

@@ -29,6 +29,10 @@ class Command(BaseCommand):
     def handle(self, *, path: Path, **options: Any) -> None:
         if path.exists() or not path.parent.is_dir():
             raise CommandError(f"{path}: expected a new file in an existing folder.")
+        database = settings.CONFIG.sqlite.path
+        if not settings.CONFIG.database.url and not database.exists():
+            # SQLite would make one, and its copy would look like a backup.
+            raise CommandError(f"{database}: there is no such database.")
         draft = path.with_name(f".{path.name}.part")
         try:
             if settings.CONFIG.database.url:
@@ -64,5 +68,7 @@ class Command(BaseCommand):
 
 def copy_secrets(target: Path) -> None:
     """Without them nobody's stored API keys can be read."""
+    # What lies there belongs to a backup that is gone, and may be longer.
+    target.unlink(missing_ok=True)
     with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
         file.write(key_file(settings.CONFIG).read_bytes())

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,8 @@ class Command(BaseCommand):
 def check_sqlite(path: Path) -> None:
     """Raise CommandError for what is no whole backup of this program's."""
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as backup:
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True)) as backup:
             (verdict,) = backup.execute("PRAGMA integrity_check").fetchone()
             backup.execute("SELECT 1 FROM accounts_user LIMIT 1")
     except sqlite3.DatabaseError:
@@ -76,21 +76,41 @@ def holds_users() -> bool:
 
 
 def replace_sqlite(path: Path) -> None:
-    """The old file stays, renamed, until the operator removes it."""
+    """What was there stays, renamed, until the operator removes it."""
     connection.close()
-    database = settings.CONFIG.sqlite.path
-    draft = database.with_name(f".{database.name}.restored")
-    shutil.copyfile(path, draft)
+    database, keys = settings.CONFIG.sqlite.path, key_file(settings.CONFIG)
+    secrets = Path(f"{path}.keys")
+    # Both are read before anything moves: they may be what an earlier restore kept.
+    targets = {database: path, keys: secrets} if secrets.is_file() else {database: path}
+    drafts = {target: draft_of(target, source) for target, source in targets.items()}
+    keep(database)
+    for target, draft in drafts.items():
+        draft.replace(target)
+
+
+def draft_of(target: Path, source: Path) -> Path:
+    """A copy of `source` beside `target`, for its owner alone."""
+    draft = target.with_name(f".{target.name}.restored")
+    draft.unlink(missing_ok=True)
+    draft.touch(mode=0o600)
+    shutil.copyfile(source, draft)
+    return draft
+
+
+def keep(database: Path) -> None:
+    """
+    Give the database, with its secrets and its log, another name.
+
+    It has its old one, too, until the backup takes that: there is always one.
+    """
+    with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(database)) as old:
+        # What a killed server had committed stands in the log until then.
+        old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for suffix in ("", "-wal", ".keys"):
+        there = Path(f"{database}{suffix}")
+        kept = Path(f"{database}.before-restore{suffix}")
+        kept.unlink(missing_ok=True)
+        if there.exists():
+            kept.hardlink_to(there)
     for suffix in ("-wal", "-shm"):
         Path(f"{database}{suffix}").unlink(missing_ok=True)
-    if database.exists():
-        database.replace(database.with_name(f"{database.name}.before-restore"))
-    draft.replace(database)
-    secrets = path.with_name(f"{path.name}.keys")
-    if secrets.is_file():
-        target = key_file(settings.CONFIG)
-        draft = target.with_name(f".{target.name}.restored")
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(secrets.read_bytes())
-        draft.replace(target)
