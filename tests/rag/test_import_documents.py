@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,30 @@ def test_run_again_it_adds_nothing(as_alice: Client, folder: Path) -> None:
 
     assert said.count("there already") == 2
     assert Document.objects.count() == 2
+
+
+def test_a_name_of_another_encoding_or_with_controls_stops_nothing(
+    as_alice: Client, folder: Path
+) -> None:
+    named = {"合同.txt".encode("gbk"): "Cranes dance.", b"b\n\x1b[1m.txt": "Terns."}
+    for name, text in named.items():
+        (folder / os.fsdecode(name)).write_text(text)
+
+    said = imported(folder, "--user", "alice", "--kb", make_base(as_alice))
+
+    assert said.count("1 chunks") == 4
+    names = set(Document.objects.values_list("name", flat=True))
+    assert names == {"a.txt", "b.md", "b[1m.txt", "\ufffd\ufffd\u036c.txt"}
+    said.encode()
+
+
+@pytest.mark.parametrize("name", ["", "  ", "x" * 501])
+def test_a_base_of_no_name_is_not_made(
+    as_alice: Client, folder: Path, name: str
+) -> None:
+    with pytest.raises(CommandError, match="1 to 500"):
+        imported(folder, "--user", "alice", "--kb", name, "--create")
+    assert not KnowledgeBase.objects.exists()
 
 
 def test_a_dry_run_lists_the_files(as_alice: Client, folder: Path) -> None:

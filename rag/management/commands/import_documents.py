@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from rag.models import KnowledgeBase
 from rag.offline import embedding_on_a_thread
 
 SUFFIXES = {".txt", ".md", ".docx", ".pdf"}
+LONGEST_NAME = 500
 
 
 class Command(BaseCommand):
@@ -44,15 +46,17 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, paths: list[Path], user: str, kb: str, **options: Any) -> None:
-        files = list(readable(paths))
+        files = list(files_in(paths))
         owner = User.objects.filter(username_folded=folded(user)).first()
         if owner is None:
             raise CommandError(f"There is no user {user!r}.")
         base = base_named(owner, kb)
         if base is None and not options["create"]:
             raise CommandError(f"{user} has no knowledge base {kb!r}; see --create.")
+        if base is None and not 0 < len(kb.strip()) <= LONGEST_NAME:
+            raise CommandError(f"A base's name has 1 to {LONGEST_NAME} characters.")
         if options["dry_run"]:
-            self.stdout.write("\n".join(map(str, files)))
+            self.stdout.write("\n".join(readable(str(path)) for path in files))
             return
         if base is None:
             model = options["embedding_model"]
@@ -75,15 +79,16 @@ class Command(BaseCommand):
         """Upload one after the other; how many could not be."""
         failed = 0
         for number, path in enumerate(files, start=1):
-            self.stderr.write(f"{number} of {len(files)}: {path}")
+            shown = readable(str(path))
+            self.stderr.write(f"{number} of {len(files)}: {shown}")
             try:
                 added = upload_one(owner, base, path, embedding)
             except (LLMBackendError, OSError) as exc:
                 failed += 1
-                self.stdout.write(f"{path}: {exc}")
+                self.stdout.write(f"{shown}: {exc}")
             else:
                 known = ", there already" if added.duplicate else ""
-                self.stdout.write(f"{path}: {added.chunks} chunks{known}")
+                self.stdout.write(f"{shown}: {added.chunks} chunks{known}")
         return failed
 
 
@@ -94,12 +99,18 @@ def upload_one(
         return add_document(
             owner=owner,
             knowledge_base_id=base.pk,
-            upload=Upload(name=path.name, encoding="", file=file),
+            upload=Upload(name=readable(path.name), encoding="", file=file),
             embedding=embedding,
         )
 
 
-def readable(paths: list[Path]) -> Iterator[Path]:
+def readable(name: str) -> str:
+    """A file's name as it can be shown and stored, like that of an upload."""
+    text = os.fsencode(name).decode(errors="replace")
+    return "".join(character for character in text if character.isprintable())
+
+
+def files_in(paths: list[Path]) -> Iterator[Path]:
     """The files named, and those of known kinds in the folders; or CommandError."""
     for path in paths:
         if path.is_dir():
