@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import StringIO
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -11,6 +13,7 @@ from accounts.models import User
 from conversations.models import Conversation
 from rag.models import KnowledgeBase
 from tests.conftest import Client, Served
+from tests.fake_provider import FakeProvider, refusal
 
 
 def said_by(*command: str) -> dict[str, str]:
@@ -42,6 +45,29 @@ def test_a_user_is_not_made_twice(server: Served, alice: User) -> None:
     with pytest.raises(CommandError, match="already"):
         call_command("create_demo", "--user", "ALICE")
     assert User.objects.count() == 1
+
+
+@pytest.mark.parametrize("name", ["", " demo", "de\tmo", "x" * 151])
+def test_a_name_that_could_not_be_registered_is_refused(
+    server: Served, name: str
+) -> None:
+    with pytest.raises(CommandError):
+        call_command("create_demo", "--user", name)
+    assert not User.objects.exists()
+
+
+def test_a_demo_whose_documents_cannot_be_embedded_leaves_nothing(
+    server: Served, provider: FakeProvider, settings: Any
+) -> None:
+    provider.routes["/embeddings"] = lambda _: refusal(401)
+    embedded = replace(settings.CONFIG.rag, default_embedding_model="fake-embedding")
+    settings.CONFIG = replace(settings.CONFIG, rag=embedded)
+
+    with pytest.raises(CommandError, match="refused the API key"):
+        call_command("create_demo", stderr=StringIO())
+
+    assert not User.objects.exists()
+    assert not KnowledgeBase.objects.exists()
 
 
 def test_a_user_goes_with_all_that_is_theirs(server: Served, alice: User) -> None:

@@ -7,12 +7,15 @@ import secrets
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from accounts.lifecycle import delete
 from accounts.models import User, folded
 from accounts.registration import register
 from conversations import lifecycle
 from llmbackend.chat_models import QUOTE
+from llmbackend.errors import LLMBackendError
 from rag import bases
 from rag.ingestion import Upload, add_document
 from rag.offline import embedding_on_a_thread
@@ -59,11 +62,27 @@ class Command(BaseCommand):
     def handle(self, *, user: str, dry_run: bool, **options: Any) -> None:
         if User.objects.filter(username_folded=folded(user)).exists():
             raise CommandError(f"There is a user {user!r} already; see --user.")
+        try:
+            User._meta.get_field("username").clean(user, None)
+        except ValidationError as exc:
+            raise CommandError(f"{user!r}: {' '.join(exc.messages)}") from exc
         if dry_run:
             self.stdout.write(f"The user {user!r} would be made, and what is theirs.")
             return
         password = secrets.token_urlsafe(12)
         owner = register(username=user, password=password)
+        try:
+            made = self.furnish(owner)
+        except BaseException as exc:
+            # A user whose password nobody was told would be in the way of the next.
+            delete(owner, by=None)
+            if isinstance(exc, LLMBackendError):
+                raise CommandError(str(exc)) from exc
+            raise
+        self.stdout.write(f"username: {user}\npassword: {password}\n{made}")
+
+    def furnish(self, owner: User) -> str:
+        """Make what is the user's; its ids, a line each."""
         base = bases.create(owner=owner, name="合同 Contracts", embedding_model_name="")
         with embedding_on_a_thread(settings.CONFIG) as embedding:
             for name, text in DOCUMENTS.items():
@@ -78,5 +97,4 @@ class Command(BaseCommand):
         talk = lifecycle.create(
             owner=owner, title="合同 Contracts", model=QUOTE, api_key=""
         )
-        self.stdout.write(f"username: {user}\npassword: {password}")
-        self.stdout.write(f"kb_id: {base.pk}\nconversation_id: {talk.pk}")
+        return f"kb_id: {base.pk}\nconversation_id: {talk.pk}"
