@@ -105,6 +105,11 @@ if CONFIG.redis.address:
         }
     }
 
+FILE_UPLOAD_HANDLERS = [
+    "django.core.files.uploadhandler.MemoryFileUploadHandler",
+    "llmbackend.uploads.NamelessFileUploadHandler",
+]
+
 AUTH_USER_MODEL = "accounts.User"
 PASSWORD_HASHERS = ["accounts.hashers.PasswordHasher"]
 AUTH_PASSWORD_VALIDATORS = [

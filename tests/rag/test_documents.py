@@ -211,6 +211,18 @@ class TestUpload:
         assert listed(as_alice, base)[0]["doc_name"] == name
         is_refused(upload(as_alice, base, name="长" * 999 + ".txt"), 400, "invalid")
 
+    def test_no_file_is_named_by_it_nor_by_what_stands_behind_its_dot(
+        self, as_alice: Client, base: str
+    ) -> None:
+        # Too large for memory, with more bytes than the name of a file may have.
+        large = b"Storks." + b" " * 3_000_000
+
+        refused = upload(as_alice, base, large, name="a." + "长" * 100)
+
+        is_refused(refused, 400, "unsupported_type")
+        added(as_alice, base, large, name="租.txt")
+        assert listed(as_alice, base)[0]["doc_name"] == "租.txt"
+
 
 class TestWhatIsRefused:
     @pytest.mark.parametrize(
