@@ -1,10 +1,14 @@
 """
-One write transaction at a time, in the order of their coming.
+One write at a time, in the order of their coming.
 
 SQLite has one writer at a time. Who finds it busy asks again after a sleep, of up to a
 tenth of a second: among the threads of one process, the lock is then free for most of
 the time, and who comes last may go first. Here they wait for each other, and only one
 of them, who asks often, for other processes.
+
+Nor does anybody sleep within SQLite. There a connection is held meanwhile; a writer
+whose thread happens to collect another's cursor as garbage would wait for the
+connection, and its thread for the writer.
 """
 
 from __future__ import annotations
@@ -12,8 +16,10 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-from django.db import OperationalError
 from django.db.backends.sqlite3 import base
 
 WAIT = 20.0
@@ -23,34 +29,45 @@ _turn = threading.Lock()
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
-    """A connection whose transactions wait for their turn."""
+    """A connection whose writes wait for their turn."""
 
     _has_turn = False
 
-    def _start_transaction_under_autocommit(self) -> None:
+    def get_new_connection(self, conn_params: Any) -> Any:
+        connection = super().get_new_connection(conn_params)
+        connection.execute("PRAGMA busy_timeout = 0")
+        return connection
+
+    def create_cursor(self, name: Any = None) -> Any:
+        cursor = self.connection.cursor(factory=Cursor)
+        cursor.database = self
+        return cursor
+
+    @property
+    def patience(self) -> float:
+        """The seconds for which other processes are waited for."""
+        return float(self.settings_dict["OPTIONS"]["timeout"])
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Let no other thread of this process write meanwhile."""
+        if self._has_turn:
+            yield
+            return
         # Whoever waits in vain is told by SQLite that it is locked.
         self._has_turn = _turn.acquire(timeout=WAIT)
         try:
-            self._begin()
+            yield
+        finally:
+            self._end_turn()
+
+    def _start_transaction_under_autocommit(self) -> None:
+        self._has_turn = _turn.acquire(timeout=WAIT)
+        try:
+            super()._start_transaction_under_autocommit()  # type: ignore[misc]
         except BaseException:
             self._end_turn()
             raise
-
-    def _begin(self) -> None:
-        patience = self.settings_dict["OPTIONS"]["timeout"]
-        give_up_at = time.monotonic() + patience
-        self.connection.execute("PRAGMA busy_timeout = 0")
-        try:
-            while True:
-                try:
-                    super()._start_transaction_under_autocommit()  # type: ignore[misc]
-                    return
-                except OperationalError as exc:
-                    if not _is_busy(exc) or time.monotonic() > give_up_at:
-                        raise
-                time.sleep(LOOK_EVERY)
-        finally:
-            self.connection.execute(f"PRAGMA busy_timeout = {patience * 1000:.0f}")
 
     def _commit(self) -> None:
         super()._commit()  # type: ignore[misc]
@@ -74,6 +91,30 @@ class DatabaseWrapper(base.DatabaseWrapper):
             _turn.release()
 
 
-def _is_busy(error: OperationalError) -> bool:
-    code = getattr(error.__cause__, "sqlite_errorcode", None)
-    return code == sqlite3.SQLITE_BUSY
+class Cursor(base.SQLiteCursorWrapper):
+    """Its statements that are no part of a transaction, or begin one, wait."""
+
+    database: DatabaseWrapper
+
+    def execute(self, query: str, params: Any = None) -> Any:
+        try:
+            return super().execute(query, params)
+        except sqlite3.OperationalError as exc:
+            if not self._may_wait(exc):
+                raise
+        give_up_at = time.monotonic() + self.database.patience
+        with self.database.turn():
+            while True:
+                try:
+                    return super().execute(query, params)
+                except sqlite3.OperationalError as exc:
+                    if not self._may_wait(exc) or time.monotonic() > give_up_at:
+                        raise
+                time.sleep(LOOK_EVERY)
+
+    def _may_wait(self, error: sqlite3.OperationalError) -> bool:
+        is_busy = error.sqlite_errorcode in {
+            sqlite3.SQLITE_BUSY,
+            sqlite3.SQLITE_BUSY_RECOVERY,
+        }
+        return is_busy and not self.connection.in_transaction

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -59,10 +60,14 @@ def begin(connection: Any) -> None:
     )
 
 
-def add_one(connection: Any) -> None:
-    begin(connection)
+def update(connection: Any) -> None:
     with connection.cursor() as cursor:
         cursor.execute("UPDATE counter SET n = n + 1")
+
+
+def add_one(connection: Any) -> None:
+    begin(connection)
+    update(connection)
     connection.commit()
     connection.set_autocommit(True)
 
@@ -84,16 +89,18 @@ def on_another_thread(work: Callable[[], object]) -> None:
         raise raised[0]
 
 
+@pytest.mark.parametrize("in_one", [True, False])
 def test_threads_wait_for_each_other_and_not_for_sqlite(
-    connections: Connections,
+    connections: Connections, in_one: bool
 ) -> None:
     failed: list[Exception] = []
 
     def write() -> None:
-        with connections.connection() as connection:
+        add = add_one if in_one else update
+        with connections.connection(timeout=0 if in_one else PATIENCE) as connection:
             for _ in range(WRITES):
                 try:
-                    add_one(connection)
+                    add(connection)
                 except OperationalError as exc:
                     failed.append(exc)
 
@@ -172,8 +179,9 @@ def test_another_process_is_waited_for(connections: Connections) -> None:
     assert connections.count() == 1
 
 
-def test_it_is_waited_for_as_long_as_is_configured_and_reads_wait_as_before(
-    connections: Connections,
+@pytest.mark.parametrize("write", [begin, update])
+def test_it_is_waited_for_as_long_as_is_configured(
+    connections: Connections, write: Callable[[Any], None]
 ) -> None:
     with (
         connections.connection() as holder,
@@ -183,12 +191,47 @@ def test_it_is_waited_for_as_long_as_is_configured_and_reads_wait_as_before(
         holder.connection.execute("BEGIN IMMEDIATE")
         began = time.monotonic()
         with pytest.raises(OperationalError, match="locked"):
-            begin(connection)
+            write(connection)
 
         assert time.monotonic() - began >= 0.2
-        asked = connection.connection.execute("PRAGMA busy_timeout")
-        assert asked.fetchone() == (200,)
         holder.connection.rollback()
+        on_another_thread(lambda: _write(connections))
+
+
+def test_a_writer_that_collects_garbage_waits_for_nobody_who_waits_for_it(
+    connections: Connections,
+) -> None:
+    waiting, raised = threading.Event(), []
+
+    def write() -> None:
+        with connections.connection(timeout=PATIENCE) as connection:
+            connection.ensure_connection()
+            # A cursor that is not read to its end, and goes with a cycle.
+            cursor = connection.connection.execute("SELECT 1 UNION SELECT 2")
+            cycle = [cursor]
+            cycle.append(cycle)
+            del cursor, cycle
+            connection.connection.set_trace_callback(lambda _: waiting.set())
+            try:
+                update(connection)
+            except OperationalError as exc:
+                raised.append(exc)
+
+    gc.disable()
+    try:
+        with connections.connection() as connection:
+            begin(connection)
+            thread = threading.Thread(target=write)
+            thread.start()
+            assert waiting.wait(PATIENCE)
+            gc.collect()
+            connection.rollback()
+        thread.join(2 * PATIENCE)
+    finally:
+        gc.enable()
+
+    assert not raised
+    assert connections.count() == 1
 
 
 def _write(connections: Connections) -> None:
