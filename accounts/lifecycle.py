@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from django.contrib.auth.hashers import make_password
 from django.db import (
@@ -17,28 +18,44 @@ from accounts import audit
 from accounts.audit import Action
 from accounts.models import User
 from llmbackend import cache
+from llmbackend.errors import Unauthorized
 
 PATIENCE = 10.0
 BETWEEN_ATTEMPTS = 0.1
 
 
 def change_password(user: User, *, new: str) -> User:
-    """Replace the password, which ends all tokens; the user as stored now."""
+    """
+    Replace the password, which ends all tokens; the user as stored thereby.
+
+    Raises Unauthorized for an account that has just gone.
+    """
     # Hashed before the row is touched: it takes a while.
     hashed = make_password(new)
-    mine = User.objects.filter(pk=user.pk)
     with transaction.atomic():
-        mine.update(password=hashed, token_version=F("token_version") + 1)
+        changed = _changed(user, password=hashed, token_version=F("token_version") + 1)
         audit.record(Action.PASSWORD_SET, by=user.pk, on=user)
-    return mine.get()
+    return changed
 
 
 def change_profile(user: User, **fields: str) -> User:
-    """Store what the user says of themselves; the user as stored now."""
+    """
+    Store what the user says of themselves; the user as stored thereby.
+
+    Raises Unauthorized for an account that has just gone.
+    """
+    return _changed(user, **fields)
+
+
+@transaction.atomic
+def _changed(user: User, **fields: Any) -> User:
     mine = User.objects.filter(pk=user.pk)
     if fields:
         mine.update(**fields)
-    return mine.get()
+    changed = mine.first()
+    if changed is None:
+        raise Unauthorized
+    return changed
 
 
 @transaction.atomic

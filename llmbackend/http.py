@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sqlite3
 import sys
 from typing import IO, Any
 
@@ -15,7 +16,7 @@ from django.core.exceptions import (
     RequestDataTooBig,
     SuspiciousOperation,
 )
-from django.db import InterfaceError, OperationalError
+from django.db import IntegrityError, InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions as drf
 from rest_framework.negotiation import DefaultContentNegotiation
@@ -70,6 +71,9 @@ RENAMED: tuple[tuple[type[Exception], type[errors.LLMBackendError]], ...] = (
     (InterfaceError, errors.DatabaseUnavailable),
 )
 
+# As PostgreSQL calls it.
+FOREIGN_KEY_VIOLATION = "23503"
+
 
 def status_of(error: errors.LLMBackendError) -> int:
     """The HTTP status of `error`: its own row, or that of its nearest ancestor."""
@@ -108,10 +112,25 @@ def renamed(exc: Exception) -> errors.LLMBackendError | None:
     if isinstance(exc, drf.Throttled):
         wait = getattr(exc, "wait", None)
         return errors.RateLimited(retry_after=math.ceil(wait or 1))
+    if isinstance(exc, IntegrityError) and is_of_what_went(exc):
+        logger.warning("A row was to be stored under one that has gone", exc_info=exc)
+        return errors.NotFound()
     ours = next((ours for theirs, ours in RENAMED if isinstance(exc, theirs)), None)
     if ours is errors.DatabaseUnavailable:
         logger.error("The database could not be used", exc_info=exc)
     return ours() if ours else None
+
+
+def is_of_what_went(error: IntegrityError) -> bool:
+    """
+    Whether a row refers to one that is not there.
+
+    It was when the request came, such as its account: somebody removed it meanwhile.
+    """
+    cause = error.__cause__
+    if isinstance(cause, sqlite3.IntegrityError):
+        return cause.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
+    return getattr(cause, "sqlstate", None) == FOREIGN_KEY_VIOLATION
 
 
 def sentence_of(detail: Any) -> str:

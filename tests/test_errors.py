@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
+from datetime import date
 from typing import Any
 
 import httpx2
@@ -15,10 +16,12 @@ from django.core.exceptions import (
     RequestDataTooBig,
     SuspiciousOperation,
 )
-from django.db import InterfaceError, OperationalError
+from django.db import IntegrityError, InterfaceError, OperationalError
 from django.http import Http404
 from rest_framework import exceptions as drf
 
+from accounts.models import User
+from conversations.models import Usage
 from llmbackend import errors, http
 from llmbackend.errors import LLMBackendError
 from llmbackend.log import request_id
@@ -135,6 +138,22 @@ class TestForeignExceptions:
         assert response is not None
         assert (response.status_code, response.data["code"]) == (status, code)
         assert "secret" not in json.dumps(response.data)
+
+    @pytest.mark.django_db(transaction=True)
+    def test_what_would_stand_under_what_has_gone_is_not_found(self) -> None:
+        ann = User.objects.create(username="ann")
+
+        with pytest.raises(IntegrityError) as stands_under_nobody:
+            Usage.objects.create(owner_id=ann.pk + 1, day=date(2026, 11, 25))
+        with pytest.raises(IntegrityError) as is_there_twice:
+            User.objects.create(username="ANN")
+
+        refused = http.exception_handler(stands_under_nobody.value, {})
+        failed = http.exception_handler(is_there_twice.value, {})
+        assert refused is not None
+        assert (refused.status_code, refused.data["code"]) == (404, "not_found")
+        assert failed is not None
+        assert (failed.status_code, failed.data["code"]) == (500, "internal")
 
     def test_a_throttle_says_when_to_come_back(self) -> None:
         response = http.exception_handler(drf.Throttled(wait=2.5), {})

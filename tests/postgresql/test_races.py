@@ -17,6 +17,7 @@ from tests.postgresql.conftest import Here, Session
 from tests.rag.embeddings import STATUTE, is_refused, make_base, upload
 
 ARTICLES = "".join(f"第{n}条 这是第{n}条的内容。\n" for n in range(300))
+PASSWORD = {"password": "correct horse battery"}
 COUNTS = "SELECT (SELECT count(*) FROM rag_document), (SELECT count(*) FROM rag_chunk)"
 
 
@@ -139,6 +140,82 @@ class TestDeletedMeanwhile:
         assert deleting.result().status_code == 200, deleting.result().text
         is_refused(sending.result(), 404, "not_found")
         assert here.session.rows(COUNTS) == [(0, 0)]
+
+
+class TestTheAccountGoesMeanwhile:
+    @pytest.mark.parametrize(
+        ("table", "path", "body"),
+        [
+            (
+                "conversations_conversation",
+                "/api/conversations/create",
+                {"model": "gpt-4o"},
+            ),
+            (
+                "accounts_apikey",
+                "/api/users/keys",
+                {"name": "k", "scopes": ["chat"]},
+            ),
+            (
+                "rag_knowledgebase",
+                "/api/rag/kb/create",
+                {"kb_name": "法律", "embedding_model": "fake-embedding"},
+            ),
+        ],
+        ids=lambda value: value if str(value).startswith("/") else "",
+    )
+    def test_nothing_is_made_in_its_name(
+        self,
+        here: Here,
+        pool: ThreadPoolExecutor,
+        table: str,
+        path: str,
+        body: dict[str, Any],
+    ) -> None:
+        with here.server.signed_in(f"leaving {table}") as leaving:
+            with here.session.gate(f"BEFORE INSERT ON {table} FOR EACH STATEMENT"):
+                making = pool.submit(leaving.post, path, json=body)
+                here.session.until_waiting(1)
+                gone = leaving.request("DELETE", "/api/users/me", json=PASSWORD)
+
+            assert gone.status_code == 200, gone.text
+            assert making.result().status_code == 404, making.result().text
+            assert making.result().json()["code"] == "not_found"
+            assert leaving.get("/api/users/me").status_code == 401
+
+    @pytest.mark.parametrize(
+        ("method", "path", "column", "body"),
+        [
+            ("PATCH", "/api/users/me", "first_name", {"first_name": "Ann"}),
+            (
+                "POST",
+                "/api/users/password",
+                "password",
+                {**PASSWORD, "new_password": "another fine password"},
+            ),
+        ],
+        ids=["profile", "password"],
+    )
+    def test_it_is_not_changed_any_more(
+        self,
+        here: Here,
+        pool: ThreadPoolExecutor,
+        method: str,
+        path: str,
+        column: str,
+        body: dict[str, Any],
+    ) -> None:
+        name = f"leaving {column}"
+        changed = f"BEFORE UPDATE OF {column} ON accounts_user FOR EACH STATEMENT"
+        with here.server.signed_in(name) as leaving:
+            with here.session.gate(changed):
+                changing = pool.submit(leaving.request, method, path, json=body)
+                here.session.until_waiting(1)
+                here.session.rows("DELETE FROM accounts_user WHERE username = %s", name)
+
+            assert changing.result().status_code == 401, changing.result().text
+            noted = "SELECT 1 FROM accounts_auditentry WHERE action = 'password_set'"
+            assert here.session.rows(noted) == []
 
 
 def test_a_claim_that_is_given_up_meanwhile_is_the_next_ones(
