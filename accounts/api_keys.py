@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import secrets
 import uuid
@@ -10,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db import transaction
+from django.db import DatabaseError, transaction
 from django.db.models import Q
 from django.utils import timezone
 
@@ -19,6 +20,8 @@ from accounts.audit import Action
 from accounts.grants import Grant
 from accounts.models import ApiKey, ApiKeyQuerySet, User
 from llmbackend.errors import Unauthorized
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "llmb_"
 # 256 random bits need no slow hash: nobody guesses them.
@@ -94,10 +97,19 @@ def owner_of(claims: KeyClaims) -> User:
         raise Unauthorized
     now = timezone.now()
     if key.last_used_at is None or now - key.last_used_at > _USE_NOTED_EVERY:
-        ApiKey.objects.filter(pk=key.pk).update(last_used_at=now)
+        _note_use(key, now)
     user = key.owner
     user.grant = grant_of(key)
     return user
+
+
+def _note_use(key: ApiKey, now: datetime) -> None:
+    """Nothing is refused because this cannot be stored."""
+    try:
+        with transaction.atomic():
+            ApiKey.objects.filter(pk=key.pk).update(last_used_at=now)
+    except DatabaseError as exc:
+        logger.warning("An API key's use was not noted (%s)", type(exc).__name__)
 
 
 def grant_of(key: ApiKey) -> Grant:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from django.db import DatabaseError
 from django.db.models import QuerySet
 
 from accounts.models import User
@@ -13,6 +15,8 @@ from conversations import segments
 from conversations.models import Conversation, Message
 from conversations.words import Snippet, distinct, folded, snippet, spans
 from llmbackend.errors import NotFound
+
+logger = logging.getLogger(__name__)
 
 AT_ONCE = 50
 # Of one page: a search of words that never stand together must end, too.
@@ -80,10 +84,17 @@ def search(
         last = _pk_of(owner, before.conversation_id, before.message_id)
         pks = pks[pks < last]
     _add_messages(page, owner, words, pks, limit)
-    # What was read through now need not be the next time.
-    for _ in range(min(len(others) // segments.MESSAGES, MOST_INDEXED)):
-        segments.index_some(owner)
+    _index(owner, min(len(others) // segments.MESSAGES, MOST_INDEXED))
     return page
+
+
+def _index(owner: User, times: int) -> None:
+    """What was read through now need not be the next time, if it can be stored."""
+    try:
+        for _ in range(times):
+            segments.index_some(owner)
+    except DatabaseError as exc:
+        logger.warning("Messages were not indexed (%s)", type(exc).__name__)
 
 
 def _add_titles(

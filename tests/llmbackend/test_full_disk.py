@@ -1,0 +1,75 @@
+"""A disk on which nothing more can be stored: what is there can be read."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests import fake_provider, served
+from tests.served import ON_SQLITE, ServeProcess
+
+LONG_AGO = "2026-01-01T00:00:00Z"
+CREATE = "/api/conversations/create"
+# As many as a search makes an index of.
+MESSAGES = 500
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServeProcess]:
+    with fake_provider.running() as provider:
+        providers = served.fake_section(provider.base_url)
+        with served.serving(tmp_path, providers=providers, **ON_SQLITE) as server:
+            yield server
+
+
+def fill(server: ServeProcess, *, up_to: int) -> None:
+    """Let no file of the server's be written beyond so many bytes."""
+    _, hard = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (up_to, hard))
+
+
+def imported(client: httpx2.Client) -> int:
+    """A conversation of questions about Rust that no search has met."""
+    times = {"created_at": LONG_AGO, "updated_at": LONG_AGO}
+    messages = [
+        {"message_id": n, "role": "user", "content": f"Rust {n}", **times}
+        for n in range(1, MESSAGES + 1)
+    ]
+    one = {"title": "Rust", "model": "gpt-4o", **times, "messages": messages}
+    file = {"format": "llmbackend.conversations", "version": 1, "conversations": [one]}
+    made = client.post("/api/conversations/import", json=file).json()
+    return int(made["conversations"][0]["conversation_id"])
+
+
+def test_what_is_stored_is_read_by_token_and_key_and_the_rest_comes_back(
+    server: ServeProcess,
+) -> None:
+    with server.signed_in() as by_token:
+        wanted = {"name": "k", "scopes": ["chat", "account"]}
+        key = by_token.post("/api/users/keys", json=wanted).json()["key"]
+        conversation = imported(by_token)
+        fill(server, up_to=1)
+        with server.client(headers={"Authorization": f"Bearer {key}"}) as by_key:
+            statuses = {
+                client.get(path).status_code
+                for client in (by_token, by_key)
+                for path in (
+                    "/api/users/me",
+                    "/api/users/me/usage",
+                    "/api/conversations/list",
+                    f"/api/conversations/history/{conversation}",
+                    "/api/conversations/search?q=rust",
+                )
+            }
+            refused = by_key.post(CREATE, json={"model": "gpt-4o"})
+            fill(server, up_to=resource.RLIM_INFINITY)
+            made = by_key.post(CREATE, json={"model": "gpt-4o"})
+
+    assert statuses == {200}
+    assert refused.status_code == 503, refused.text
+    assert refused.json()["code"] == "database_unavailable"
+    assert made.status_code == 200, made.text
