@@ -67,6 +67,7 @@ def renew(refresh: str) -> Tokens:
     return _tokens(user, family=claims.family)
 
 
+@transaction.atomic
 def end(claims: TokenClaims, *, why: str = "") -> None:
     """Log out: no token of this log-in is good any more."""
     longest = max(AccessToken.lifetime, RefreshToken.lifetime)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from datetime import timedelta
 from io import StringIO
 
@@ -36,6 +37,18 @@ def browser(root):
     browser = Browser(headers={"host": "localhost"})
     browser.force_login(root)
     return browser
+
+
+@contextmanager
+def without_the_log():
+    """Nothing can be noted."""
+    rename = "ALTER TABLE {} RENAME TO {}"
+    with connection.cursor() as cursor:
+        cursor.execute(rename.format("accounts_auditentry", "put_aside"))
+        try:
+            yield
+        finally:
+            cursor.execute(rename.format("put_aside", "accounts_auditentry"))
 
 
 def log_in(client, password=PASSWORD, username="alice"):
@@ -78,6 +91,16 @@ class TestWhatUsersDo:
             ("logged_in", *mine),
             ("tokens_ended", *mine),
         ]
+
+    def test_a_log_out_that_cannot_be_noted_is_none(self, alice, server):
+        with client_with(server, begin(alice).token) as client:
+            with without_the_log():
+                failed = client.post("/api/users/logout")
+            again = client.post("/api/users/logout")
+
+        assert failed.status_code >= 500
+        assert again.status_code == 200
+        assert [action for action, *_ in noted()] == ["logged_in", "logged_out"]
 
     def test_a_refresh_token_that_comes_twice_is_noted_once(self, alice, anonymous):
         refresh = begin(alice).refresh
