@@ -77,15 +77,27 @@ def search(
     among_titles = before is None or before.message_id is None
     if among_titles and _add_titles(page, owner, words, before, limit):
         return page
-    others = list(segments.unindexed(owner).values_list("pk", flat=True))
-    found = segments.candidates(owner, words)
-    pks = distinct(np.concatenate([found, np.array(others, np.int64)]))[::-1]
+    found, others = _to_be_read(owner, words)
+    pks = distinct(np.concatenate([found, others]))[::-1]
     if before is not None and before.message_id is not None:
         last = _pk_of(owner, before.conversation_id, before.message_id)
         pks = pks[pks < last]
     _add_messages(page, owner, words, pks, limit)
     _index(owner, min(len(others) // segments.MESSAGES, MOST_INDEXED))
     return page
+
+
+def _to_be_read(
+    owner: User, words: Sequence[str]
+) -> tuple[segments.Keys, segments.Keys]:
+    """The messages that may hold the words: those of segments, and those of none."""
+    while True:
+        known = segments.of(owner)
+        others = list(segments.unindexed(owner).values_list("pk", flat=True))
+        found = segments.candidates(owner, words)
+        # What a segment covered that has gone meanwhile is in neither.
+        if known <= segments.of(owner):
+            return found, np.array(others, np.int64)
 
 
 def _index(owner: User, times: int) -> None:

@@ -26,6 +26,12 @@ MESSAGES = 500
 CHARACTERS = 2_000_000
 
 
+def of(owner: User) -> set[int]:
+    """The primary keys of a user's segments."""
+    mine = SearchSegment.objects.filter(owner=owner)
+    return set(mine.values_list("pk", flat=True))
+
+
 def unindexed(owner: User) -> QuerySet[Message]:
     """A user's messages that no segment covers."""
     return Message.objects.filter(conversation__owner=owner, segment=None)

@@ -270,7 +270,7 @@ class TestTheIndex:
         find(as_alice, "鿿")
 
         assert not [sql for sql in statements if '"content"' in sql]
-        assert len(statements) == 4
+        assert len(statements) == 6
 
     def test_few_messages_need_none(self, as_alice, alice):
         many(alice, ENOUGH - 1)

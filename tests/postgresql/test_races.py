@@ -18,6 +18,11 @@ from tests.rag.embeddings import STATUTE, is_refused, make_base, upload
 
 ARTICLES = "".join(f"第{n}条 这是第{n}条的内容。\n" for n in range(300))
 PASSWORD = {"password": "correct horse battery"}
+LONG_AGO = "2026-01-01T00:00:00Z"
+EXPORT = {"format": "llmbackend.conversations", "version": 1}
+COVERED = """
+    SELECT count(segment_id) FROM conversations_message WHERE conversation_id = %s
+"""
 COUNTS = "SELECT (SELECT count(*) FROM rag_document), (SELECT count(*) FROM rag_chunk)"
 
 
@@ -140,6 +145,34 @@ class TestDeletedMeanwhile:
         assert deleting.result().status_code == 200, deleting.result().text
         is_refused(sending.result(), 404, "not_found")
         assert here.session.rows(COUNTS) == [(0, 0)]
+
+
+def test_what_a_deletion_uncovers_amid_a_search_is_found(
+    here: Here, pool: ThreadPoolExecutor
+) -> None:
+    times = {"created_at": LONG_AGO, "updated_at": LONG_AGO}
+    said = [
+        {"message_id": n, "role": "user", "content": f"Rust {n}", **times}
+        for n in range(1, 251)
+    ]
+    one = {"title": "", "model": "gpt-4o", **times, "messages": said}
+    # One segment covers both.
+    both = {**EXPORT, "conversations": [one, one]}
+    search = "/api/conversations/search?q=rust&limit=200"
+    with here.server.signed_in("searching") as client:
+        made = client.post("/api/conversations/import", json=both).json()
+        stays, goes = (each["conversation_id"] for each in made["conversations"])
+        client.get(search).raise_for_status()
+        [(covered,)] = here.session.rows(COVERED, stays)
+        with here.wire.holding('FROM "conversations_searchbucket"', nth=1) as held:
+            searching = pool.submit(client.get, search)
+            assert held.reached.wait(PATIENCE)
+            deleted = client.post(f"/api/conversations/del/{goes}")
+        found = {hit["conversation_id"] for hit in searching.result().json()}
+
+    assert covered == 250
+    assert deleted.status_code == 200, deleted.text
+    assert found == {stays}
 
 
 class TestTheAccountGoesMeanwhile:
