@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from django.db import connections
@@ -78,7 +79,8 @@ class Written:
             database.validate_no_broken_transaction()
             database.ensure_connection()
             with database.wrap_database_errors:
-                made = database.connection.execute(self.direct + end, parameters)
+                execute = database.connection.execute
+                made = database.waiting(partial(execute, self.direct + end, parameters))
                 with closing(made):
                     return take(made)
         with database.cursor() as cursor:

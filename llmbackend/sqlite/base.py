@@ -16,15 +16,20 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from django.db.backends.sqlite3 import base
+
+R = TypeVar("R")
 
 WAIT = 20.0
 # Seconds between two looks whether another process still writes.
 LOOK_EVERY = 0.001
+# Another writes, or puts in order what a process that was killed had begun.
+BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY}
 _turn = threading.Lock()
 
 
@@ -43,13 +48,31 @@ class DatabaseWrapper(base.DatabaseWrapper):
         cursor.database = self
         return cursor
 
-    @property
-    def patience(self) -> float:
-        """The seconds for which other processes are waited for."""
-        return float(self.settings_dict["OPTIONS"]["timeout"])
+    def waiting(self, statement: Callable[[], R]) -> R:
+        """
+        Carry out `statement`; if it is no part of a transaction, or begins one, as soon
+        as nobody else keeps it from that. Raises what the driver raises.
+        """
+        try:
+            return statement()
+        except sqlite3.OperationalError as exc:
+            if not self._may_wait(exc):
+                raise
+        give_up_at = time.monotonic() + self.settings_dict["OPTIONS"]["timeout"]
+        with self._in_turn():
+            while True:
+                try:
+                    return statement()
+                except sqlite3.OperationalError as exc:
+                    if not self._may_wait(exc) or time.monotonic() > give_up_at:
+                        raise
+                time.sleep(LOOK_EVERY)
+
+    def _may_wait(self, error: sqlite3.OperationalError) -> bool:
+        return error.sqlite_errorcode in BUSY and not self.connection.in_transaction
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def _in_turn(self) -> Iterator[None]:
         """Let no other thread of this process write meanwhile."""
         if self._has_turn:
             yield
@@ -97,24 +120,4 @@ class Cursor(base.SQLiteCursorWrapper):
     database: DatabaseWrapper
 
     def execute(self, query: str, params: Any = None) -> Any:
-        try:
-            return super().execute(query, params)
-        except sqlite3.OperationalError as exc:
-            if not self._may_wait(exc):
-                raise
-        give_up_at = time.monotonic() + self.database.patience
-        with self.database.turn():
-            while True:
-                try:
-                    return super().execute(query, params)
-                except sqlite3.OperationalError as exc:
-                    if not self._may_wait(exc) or time.monotonic() > give_up_at:
-                        raise
-                time.sleep(LOOK_EVERY)
-
-    def _may_wait(self, error: sqlite3.OperationalError) -> bool:
-        is_busy = error.sqlite_errorcode in {
-            sqlite3.SQLITE_BUSY,
-            sqlite3.SQLITE_BUSY_RECOVERY,
-        }
-        return is_busy and not self.connection.in_transaction
+        return self.database.waiting(partial(super().execute, query, params))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from django.db import OperationalError
 
+from llmbackend.prepared import Written
 from llmbackend.sqlite.base import DatabaseWrapper
 from tests.patience import PATIENCE
 
@@ -65,6 +66,13 @@ def update(connection: Any) -> None:
         cursor.execute("UPDATE counter SET n = n + 1")
 
 
+def update_directly(connection: Any) -> None:
+    """As a statement that is put together once."""
+    sql = "UPDATE counter SET n = n + 1"
+    made = Written(sql=sql, direct=sql, parameters=(), results=())
+    made.run(connection, {}, lambda cursor: cursor.rowcount, "")
+
+
 def add_one(connection: Any) -> None:
     begin(connection)
     update(connection)
@@ -89,15 +97,15 @@ def on_another_thread(work: Callable[[], object]) -> None:
         raise raised[0]
 
 
-@pytest.mark.parametrize("in_one", [True, False])
+@pytest.mark.parametrize("add", [add_one, update, update_directly])
 def test_threads_wait_for_each_other_and_not_for_sqlite(
-    connections: Connections, in_one: bool
+    connections: Connections, add: Callable[[Any], None]
 ) -> None:
     failed: list[Exception] = []
 
     def write() -> None:
-        add = add_one if in_one else update
-        with connections.connection(timeout=0 if in_one else PATIENCE) as connection:
+        timeout = 0 if add is add_one else PATIENCE
+        with connections.connection(timeout=timeout) as connection:
             for _ in range(WRITES):
                 try:
                     add(connection)
@@ -179,7 +187,7 @@ def test_another_process_is_waited_for(connections: Connections) -> None:
     assert connections.count() == 1
 
 
-@pytest.mark.parametrize("write", [begin, update])
+@pytest.mark.parametrize("write", [begin, update, update_directly])
 def test_it_is_waited_for_as_long_as_is_configured(
     connections: Connections, write: Callable[[Any], None]
 ) -> None:
