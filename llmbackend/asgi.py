@@ -47,6 +47,7 @@ PASSWORD_REQUESTS = (
     "POST /api/users/password",
     "DELETE /api/users/me",
     "POST /admin/login",
+    "POST /admin/password_change",
 )
 # Which write a row or two, and are many.
 SMALL_WRITES = ("POST /api/conversations/create",)

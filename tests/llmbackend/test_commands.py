@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import stat
 from collections.abc import Iterator
 from io import StringIO
@@ -144,10 +143,7 @@ class TestBackups:
         restored = other.run("restore", str(backup))
 
         assert restored.returncode == 0, restored.stderr
-        with sqlite3.connect(other.database) as rows:
-            assert rows.execute(
-                "SELECT title FROM conversations_conversation"
-            ).fetchone()
+        assert other.query("SELECT title FROM conversations_conversation")
         kept = Path(f"{other.database}.keys")
         assert kept.read_bytes() == secrets.read_bytes()
         assert stat.S_IMODE(kept.stat().st_mode) == 0o600
@@ -162,12 +158,10 @@ class TestBackups:
         refused = server.run("restore", str(backup))
         assert refused.returncode == 1
         assert "--force" in refused.stderr
-        with sqlite3.connect(server.database) as rows:
-            assert rows.execute("SELECT COUNT(*) FROM accounts_user").fetchone() == (2,)
+        assert server.query("SELECT COUNT(*) FROM accounts_user") == [(2,)]
 
         assert server.run("restore", str(backup), "--force").returncode == 0
-        with sqlite3.connect(server.database) as rows:
-            assert rows.execute("SELECT COUNT(*) FROM accounts_user").fetchone() == (1,)
+        assert server.query("SELECT COUNT(*) FROM accounts_user") == [(1,)]
 
     def test_what_was_there_is_kept_whole_and_can_be_restored(
         self, tmp_path: Path
