@@ -329,6 +329,17 @@ def test_what_was_counted_in_is_removed_at_the_end_and_after_a_kill(
         assert not kept.exists()
 
 
+def test_a_process_that_has_just_started_keeps_nobody_from_counting(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path, **CONFIG) as server:
+        (kept,) = tmp_path.glob("*.metrics-*")
+        # Made, and not written to yet.
+        (kept / "counter_1.db").touch()
+
+        assert scrape(server).value("http_request_duration_seconds_count") > 0
+
+
 @pytest.mark.parametrize(
     ("path", "name"),
     [
