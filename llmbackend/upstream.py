@@ -8,6 +8,7 @@ all that is done with it here. httptools parses, as it does under uvicorn.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from typing import Any, Protocol
 import aiohappyeyeballs
 import httptools
 import httpx2
+
+logger = logging.getLogger(__name__)
 
 HEAD_BYTES = 64 << 10
 # Seconds that an idle connection is kept, and a host's addresses.
@@ -213,14 +216,27 @@ class Upstream:
 
         `connect`: seconds for a new connection. Raises httpx2.TransportError.
         """
-        transport = self._kept() or await self._connected(within=connect)
+        fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        request = b"POST %b HTTP/1.1\r\nHost: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
+            target,
+            self._at,
+            fields.encode("ascii"),
+            len(body),
+            body,
+        )
+        kept = self._kept()
+        if kept is not None:
+            try:
+                return await self._answer(kept, request)
+            except httpx2.ReadError:
+                # It had gone, and the others that are kept may have gone with it.
+                logger.debug("A connection that was kept had gone")
+        return await self._answer(await self._connected(within=connect), request)
+
+    async def _answer(self, transport: asyncio.Transport, request: bytes) -> Response:
         response = Response(self, transport)
         transport.set_protocol(response)
-        fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        transport.write(
-            b"POST %b HTTP/1.1\r\nHost: %b\r\n%bContent-Length: %d\r\n\r\n%b"
-            % (target, self._at, fields.encode("ascii"), len(body), body)
-        )
+        transport.write(request)
         try:
             await response.head
         except BaseException:

@@ -26,7 +26,10 @@ CHUNKS = OK + CHUNKED + b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"
 
 
 class Host:
-    """Answers each request by the next of `says`, its parts written one by one."""
+    """
+    Answers each request by the next of `says`, its parts written one by one; closes
+    where there are none.
+    """
 
     def __init__(self) -> None:
         self.port = 0
@@ -46,11 +49,12 @@ class Host:
                 length = re.search(rb"Content-Length: (\d+)", head)
                 assert length is not None
                 self.requests.append(head + await reader.readexactly(int(length[1])))
-                for part in self.says.pop(0):
+                parts = self.says.pop(0)
+                for part in parts:
                     writer.write(part)
                     await writer.drain()
                     await asyncio.sleep(0.002)
-                if self.then_closes:
+                if self.then_closes or not parts:
                     break
         self.gone += 1
         writer.close()
@@ -343,6 +347,29 @@ async def test_a_kept_connection_that_has_gone_is_not_used(
     body = await told(await post(upstream))
 
     assert (body.parts, len(host.connections)) == ([b"hello"], 2)
+
+
+async def test_kept_connections_that_go_when_they_are_used_cost_nothing(
+    host: Host, upstream: Upstream
+):
+    host.says = [[HELLO]] * 4
+    for response in await asyncio.gather(*(post(upstream) for _ in range(4))):
+        await told(response)
+    host.says = [[], [HELLO]]
+
+    body = await told(await post(upstream))
+
+    assert body.parts == [b"hello"]
+    assert (len(host.requests), len(host.connections)) == (6, 5)
+
+
+async def test_a_new_connection_that_goes_is_an_error(host: Host, upstream: Upstream):
+    host.says = [[], [HELLO]]
+
+    with pytest.raises(httpx2.ReadError):
+        await post(upstream)
+
+    assert len(host.requests) == 1
 
 
 async def test_a_kept_connection_that_speaks_unasked_is_closed(
