@@ -186,6 +186,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def _is_to_be_fed_again(self) -> bool:
         return self.parser.should_upgrade() and not self._should_upgrade()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Blanks after a value are not of it; the parser takes those before it away.
+        super().on_header(name, value.rstrip(b" \t"))
+
     def on_headers_complete(self) -> None:
         if self._is_to_be_fed_again():
             return

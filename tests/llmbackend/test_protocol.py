@@ -29,7 +29,11 @@ class Impatient(BoundedProtocol):
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
-    """Answers 200 at once on /early, elsewhere after the whole body; /echo says it."""
+    """
+    Answers 200 at once on /early, elsewhere after the whole body; /echo says it.
+
+    /header says what the header X is.
+    """
     if scope["type"] == "lifespan":
         await receive()
         await send({"type": "lifespan.startup.complete"})
@@ -40,7 +44,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     while more:
         message = await receive()
         more, body = message["more_body"], body + message["body"]
-    said = body if scope["path"] == "/echo" else b"ok"
+    by_path = {"/echo": body, "/header": dict(scope["headers"]).get(b"x", b"")}
+    said = by_path.get(scope["path"], b"ok")
     headers = [(b"Content-Length", b"%d" % len(said))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": said})
@@ -162,6 +167,16 @@ def test_what_is_no_request_is_answered_in_the_one_form(
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert json.loads(body)["code"] == code
     assert json.loads(body)["request_id"].encode() in head
+
+
+@pytest.mark.parametrize("line", [b"X: a b", b"X:a b", b"X: \t a b \t ", b"X: a b\t"])
+def test_blanks_around_a_headers_value_are_not_of_it(
+    connection: socket.socket, line: bytes
+) -> None:
+    connection.sendall(b"GET /header HTTP/1.1\r\nHost: a\r\nConnection: close\r\n")
+    connection.sendall(line + b"\r\n\r\n")
+
+    assert everything(connection).endswith(b"\r\n\r\na b")
 
 
 ENDS = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
