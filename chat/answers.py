@@ -36,14 +36,14 @@ from chat.measures import note_end
 from chat.ticker import Ticker, clean_up
 from chat.titling import Titles
 from chat.usage import counted, with_left
-from chat.writing import Written, write
+from chat.writing import Written, cut, interrupted, write
 from conversations.closing import close_turn
 from conversations.models import Message
 from conversations.turns import Turn
 from conversations.writers import Held
 from llmbackend.chat_models import Providers
 from llmbackend.commits import Commits
-from llmbackend.errors import Interrupted, LLMBackendError, NotFound, ServerRestarting
+from llmbackend.errors import LLMBackendError, NotFound, ServerRestarting
 from llmbackend.threads import DatabaseThreads
 from rag.indexes import Base
 from rag.ingestion import LEASE, fail_abandoned
@@ -89,6 +89,7 @@ class Answers:
         self._knowledge = knowledge
         self._live: dict[int, LiveAnswer] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._openings: set[asyncio.Task[tuple[Turn | str, Base | None]]] = set()
         self._background: list[asyncio.Task[None]] = []
         self._writing: dict[int, asyncio.Task[Written]] = {}
         self._broadcast: Broadcast | None = None
@@ -145,7 +146,10 @@ class Answers:
         opening = partial(
             open_and_find_base, claims=claims, ask=ask, writer=self.writer
         )
-        turn, base = await self._commits.run(opening, with_turn)
+        opened = asyncio.create_task(self._commits.run(opening, with_turn))
+        self._openings.add(opened)
+        opened.add_done_callback(self._openings.discard)
+        turn, base = await opened
         if isinstance(turn, str):
             again = Watch(
                 conversation_id=ask.conversation_id, last_event_id=turn, replay=True
@@ -184,6 +188,10 @@ class Answers:
             return None
         seen = asked.cursor if asked else Cursor()
         answer = self._live.get(row.pk)
+        if answer is None and row.writer_id == self.writer and self._openings:
+            # Its rows are there, and it is about to be.
+            await asyncio.wait(self._openings)
+            answer = self._live.get(row.pk)
         if answer is None and row.is_open:
             answer = await self._followed.follow(row, seen=seen)
         elif answer is None:
@@ -284,7 +292,7 @@ class Answers:
             await asyncio.wait({writing})
         finally:
             del self._writing[answer.pk]
-        written = _cut(answer) if writing.cancelled() else writing.result()
+        written = cut(answer) if writing.cancelled() else writing.result()
         stored = False
         try:
             written = await counted(written, answer=answer, turn=turn)
@@ -294,7 +302,7 @@ class Answers:
         finally:
             # Readers are told after the commit, and told even if it failed.
             del self._live[answer.pk]
-            told = written if stored else _interrupted()
+            told = written if stored else interrupted()
             answer.end(
                 status=told.status,
                 finish_reason=told.finish_reason,
@@ -390,11 +398,3 @@ def _opening(turn: Turn) -> Opening:
         model=turn.model,
         provider=turn.provider,
     )
-
-
-def _interrupted() -> Written:
-    return Written(status=Status.INTERRUPTED, error=Interrupted())
-
-
-def _cut(answer: LiveAnswer) -> Written:
-    return Written(status=Status.STOPPED) if answer.stopping else _interrupted()

@@ -22,7 +22,7 @@ from conversations.models import Message
 from conversations.turns import Turn
 from llmbackend import metrics
 from llmbackend.chat_models import QUOTE, Providers
-from llmbackend.errors import AnswerCut, Internal, LLMBackendError
+from llmbackend.errors import AnswerCut, Internal, Interrupted, LLMBackendError
 from llmbackend.providers import Connection
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,15 @@ class Written:
     finish_reason: str = ""
     usage: Usage | None = None
     error: LLMBackendError | None = None
+
+
+def interrupted() -> Written:
+    return Written(status=Status.INTERRUPTED, error=Interrupted())
+
+
+def cut(answer: LiveAnswer) -> Written:
+    """How it ends when its writing is cancelled."""
+    return Written(status=Status.STOPPED) if answer.stopping else interrupted()
 
 
 async def write(

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db.models.functions import Now
 
+from accounts.models import User
+from accounts.tokens import claims_of, issue
+from chat.answers import Answers, Reading
+from chat.asks import Ask, Watch
+from conversations.asked import Question
 from conversations.models import Message, Writer
-from tests.chat.eventually import eventually
+from llmbackend.commits import Commits
+from llmbackend.threads import DatabaseThreads
+from tests.chat.eventually import eventually, on_loop
 from tests.conftest import Client, Served, until_idle
 from tests.fake_provider import ENDLESSLY, FakeProvider, Script
 
@@ -194,3 +203,63 @@ def test_what_nobody_writes_any_more_is_ended_also_while_its_process_lives(
     as_alice.post(f"{path}/stop")
     assert ended
     assert going_on == "streaming"
+
+
+class Late(Commits):
+    """Says that something is committed a while after it was."""
+
+    def __init__(self, threads: DatabaseThreads) -> None:
+        super().__init__(threads)
+        self.committed, self.may_be_told = asyncio.Event(), asyncio.Event()
+
+    async def run(self, *work: Any) -> Any:
+        result = await super().run(*work)
+        self.committed.set()
+        await self.may_be_told.wait()
+        return result
+
+
+class Seen(DatabaseThreads):
+    """Lets `late` go on when a reader has looked for an answer."""
+
+    late: Late
+
+    async def run(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        result = await super().run(function, *args, **kwargs)
+        if function.__name__ == "find_answer":
+            self.late.may_be_told.set()
+        return result
+
+
+def test_who_comes_while_a_question_is_committed_reads_what_is_written_here(
+    as_alice: Client, conversation: int, alice: User, served: Served
+) -> None:
+    claims = claims_of(issue(alice))
+    threads = Seen(name="late", size=2, at_once=1, idle=1)
+    threads.late = late = Late(threads)
+
+    async def begin_and_watch() -> tuple[Reading, Reading | None]:
+        made = served.application
+        answers = Answers(
+            threads=threads,
+            commits=late,
+            providers=made.providers,
+            knowledge=made.knowledge,
+        )
+        await answers.start()
+        ask = Ask(conversation_id=conversation, asked=Question("Hi"))
+        asking = asyncio.create_task(answers.begin(claims=claims, ask=ask))
+        await late.committed.wait()
+        watch = Watch(conversation_id=conversation)
+        watching = await answers.watch(claims=claims, watch=watch)
+        asked = await asking
+        await answers.drain(grace=5)
+        await answers.aclose()
+        return asked, watching
+
+    try:
+        asked, watching = on_loop(served, begin_and_watch())
+    finally:
+        threads.close()
+    assert watching is not None
+    assert watching.answer is asked.answer
