@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from typing import Any
-from urllib.parse import parse_qs
 
 from channels.generic.http import AsyncHttpConsumer
 from django.conf import settings
@@ -107,8 +106,7 @@ class StreamingConsumer(AsyncHttpConsumer):
         return b", ".join(values).decode("latin-1")
 
     def query(self, name: str) -> str:
-        query = parse_qs(self.scope["query_string"].decode("latin-1"))
-        return str(query.get(name, [""])[-1])
+        return encoders.parameter(self.scope["query_string"].decode("latin-1"), name)
 
     @property
     def conversation_id(self) -> int:

@@ -20,6 +20,9 @@ HEADERS = [
     (b"Vary", b"Accept"),
 ]
 
+# More are tens of milliseconds to read.
+MOST_PARAMETERS = 100
+
 # An event, its data, and its id if a reader can come back to it.
 Told = tuple[str, Any, str]
 
@@ -193,6 +196,15 @@ ENCODERS: dict[Framing, Encoder] = {"seed": SeedLines(), "sse": ServerSentEvents
 WEBSOCKET = WebSocketFrames()
 
 
+def parameter(query: str, name: str) -> str:
+    """The last `name` in a query string, or ""; raises Invalid where there is much."""
+    try:
+        found = parse_qs(query, max_num_fields=MOST_PARAMETERS)
+    except ValueError:
+        raise Invalid("The address has too many parameters.") from None
+    return found.get(name, [""])[-1]
+
+
 def encoder_for(*, query: str, accept: str, configured: str) -> Encoder:
     """
     The wire format a request asks for; raises Invalid for an unknown ?format=.
@@ -201,7 +213,7 @@ def encoder_for(*, query: str, accept: str, configured: str) -> Encoder:
     config's chat.framing. An Accept that names text/event-stream asks for standard
     events; `*/*` does not.
     """
-    asked = parse_qs(query).get("format", [""])[-1]
+    asked = parameter(query, "format")
     if asked and asked not in ENCODERS:
         raise Invalid("format must be seed or sse.")
     if not asked and configured in ENCODERS:

@@ -178,11 +178,12 @@ class TestFraming:
 
         assert ("data: " in response.text) is standard
 
+    @pytest.mark.parametrize("query", ["format=xml", "a=1&" * 2000 + "format=seed"])
     def test_an_unknown_format_is_refused_before_anything_is_stored(
-        self, as_alice: Client, conversation: int
+        self, as_alice: Client, conversation: int, query: str
     ) -> None:
         response = as_alice.post(
-            f"/api/chat/{conversation}?format=xml", json={"message": "Hi"}
+            f"/api/chat/{conversation}?{query}", json={"message": "Hi"}
         )
 
         assert response.status_code == 400
