@@ -157,28 +157,35 @@ class BoundedProtocol(HttpToolsProtocol):
     def _feed(self, data: bytes) -> None:
         """What uvicorn does, which drops the body of who asks for HTTP/2 besides."""
         self._unset_keepalive_if_required()
+        rest = memoryview(data)
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as exc:
-            if self._should_upgrade():
-                self.handle_websocket_upgrade()
-            elif self.parser.get_method() == b"CONNECT":
-                self._refuse(Invalid("This is not a valid HTTP request."))
-            else:
-                self._feed_again(data[exc.args[0] :])
+            while (upgrade_at := self._feed_until_upgrade(rest)) is not None:
+                if self._should_upgrade():
+                    self.handle_websocket_upgrade()
+                    return
+                self._feed_head_again()
+                rest = rest[upgrade_at:]
         except httptools.HttpParserError:
             self.logger.warning("Invalid HTTP request received.")
             self._refuse(Invalid("This is not a valid HTTP request."))
 
-    def _feed_again(self, rest: bytes) -> None:
-        """Read a head again without the upgrade it asks for, and what follows it."""
-        version = self.parser.get_http_version().encode()
-        head = [self.parser.get_method(), b" ", self.url, b" HTTP/", version, b"\r\n"]
-        for name, value in self.headers:
-            if name != b"upgrade":
-                head += [name, b": ", value, b"\r\n"]
+    def _feed_until_upgrade(self, data: memoryview) -> int | None:
+        """Where in `data` a head has ended that asks for another protocol."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as exc:
+            return int(exc.args[0])
+        return None
+
+    def _feed_head_again(self) -> None:
+        """Read a head again without the upgrade it asks for."""
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        if method == b"CONNECT":
+            raise httptools.HttpParserError("there is nobody to connect to")
+        head = [b"%b %b HTTP/%b\r\n" % (method, self.url, version.encode())]
+        head += [b"%b: %b\r\n" % pair for pair in self.headers if pair[0] != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
-        self._feed(b"".join([*head, b"\r\n", rest]))
+        self.parser.feed_data(b"".join([*head, b"\r\n"]))
 
     def _should_upgrade(self) -> bool:
         return self.parser.get_method() == b"GET" and super()._should_upgrade()

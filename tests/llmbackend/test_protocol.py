@@ -206,6 +206,15 @@ def test_who_asks_for_another_protocol_is_answered_in_this_one(
     assert b"\r\n\r\nhello" in answers
 
 
+def test_who_asks_for_another_protocol_often_is_answered_as_often(
+    connection: socket.socket,
+) -> None:
+    once = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    connection.sendall(once * 1200 + ENDS)
+
+    assert everything(connection).count(b"HTTP/1.1 200") == 1201
+
+
 def test_a_socket_that_cannot_be_asked_for_is_closed(connection: socket.socket) -> None:
     connection.sendall(b"GET /ws HTTP/1.1\r\nHost: a\r\n" + b"X: 1\r\n" * 200)
     connection.sendall(WEBSOCKET + b"\r\n")
