@@ -1,14 +1,20 @@
-"""recover_answers, prune_conversations and index_messages."""
+"""recover_answers, prune_conversations, index_messages and rotate_field_keys."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from dataclasses import replace
 from datetime import date, timedelta
 from io import StringIO
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.utils import timezone
 
 from conversations import segments
@@ -193,3 +199,51 @@ class TestIndexMessages:
     def test_an_unknown_user_is_an_error(self, db: None) -> None:
         with pytest.raises(CommandError, match="no user 'nobody'"):
             output_of("index_messages", "--user=nobody")
+
+
+class TestRotateFieldKeys:
+    @pytest.fixture
+    def alice(self, database: None) -> Any:
+        return make_user("alice")
+
+    def test_what_is_written_and_copied_meanwhile_is_sealed_anew_too(
+        self, alice: Any, settings: Any, tmp_path: Path
+    ) -> None:
+        new, old = Fernet.generate_key().decode(), Fernet.generate_key().decode()
+        (tmp_path / "db.keys").write_text(json.dumps({"field": [new, old]}))
+        settings.KEYS = replace(settings.KEYS, field=(new, old))
+        settings.CONFIG = replace(
+            settings.CONFIG,
+            sqlite=replace(settings.CONFIG.sqlite, path=tmp_path / "db"),
+            database=replace(settings.CONFIG.database, url=""),
+        )
+        token = Fernet(old).encrypt(b"sk-own").decode()
+        kept = {"owner": alice, "api_key": token, "model": "gpt-4o"}
+        times = dict.fromkeys(("created_at", "updated_at"), timezone.now())
+        Conversation.objects.bulk_create(
+            Conversation(pk=pk, **kept, **times) for pk in range(1000, 1500)
+        )
+
+        class Copying(StringIO):
+            """Whenever something is said, another connection stores a copy."""
+
+            def write(self, text: str) -> int:
+                def copy() -> None:
+                    pk = Conversation.objects.order_by("pk").values_list("pk")[0][0]
+                    Conversation.objects.create(pk=pk - 1, **kept, **times)
+                    connection.close()
+
+                thread = Thread(target=copy)
+                thread.start()
+                thread.join()
+                return super().write(text)
+
+        out = StringIO()
+        call_command("rotate_field_keys", stdout=out, stderr=Copying())
+
+        count = Conversation.objects.count()
+        assert count > 500
+        assert f"{count} stored API keys were sealed anew" in out.getvalue()
+        assert json.loads((tmp_path / "db.keys").read_text())["field"] == [new]
+        for sealed in Conversation.objects.values_list("api_key", flat=True):
+            assert Fernet(new).decrypt(sealed.encode()) == b"sk-own"
