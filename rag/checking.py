@@ -37,12 +37,13 @@ class Fault:
 
 def faults() -> Iterator[Fault]:
     """Look at every ready document of every base, chunk by chunk."""
-    ready = Document.objects.filter(status=Status.READY).select_related(
-        "knowledge_base"
-    )
-    for document in ready.order_by("pk").iterator(chunk_size=200):
-        fault = _fault_of(document)
-        if fault is not None:
+    ready = Document.objects.filter(status=Status.READY)
+    # Looked up one by one: no statement is open while a caller repairs what is found,
+    # which SQLite would refuse once another has written.
+    for pk in list(ready.order_by("pk").values_list("pk", flat=True)):
+        document = ready.select_related("knowledge_base").filter(pk=pk).first()
+        fault = _fault_of(document) if document else None
+        if fault is not None and ready.filter(pk=pk).exists():
             yield fault
 
 

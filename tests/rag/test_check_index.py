@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from io import StringIO
+from threading import Thread
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
+from django.utils import timezone
 
 from rag.models import Chunk, Document, KnowledgeBase
 from tests.conftest import Client
@@ -78,3 +81,36 @@ def test_missing_chunks_are_found(as_alice: Client, base: str) -> None:
 
     with pytest.raises(CommandError, match="1 documents are damaged"):
         check()
+
+
+def test_a_repair_goes_on_while_others_write(base: str) -> None:
+    times = {"created_at": timezone.now(), "ready_at": timezone.now()}
+    Document.objects.bulk_create(
+        Document(
+            knowledge_base_id=base,
+            name="a.txt",
+            sha256=str(number),
+            status="ready",
+            chunks_total=1,
+            **times,
+        )
+        for number in range(250)
+    )
+
+    class Renaming(StringIO):
+        """Whenever something is said, another connection writes."""
+
+        def write(self, text: str) -> int:
+            def rename() -> None:
+                KnowledgeBase.objects.update(name=f"At {self.tell()}")
+                connection.close()
+
+            thread = Thread(target=rename)
+            thread.start()
+            thread.join()
+            return super().write(text)
+
+    call_command("check_index", "--repair", stdout=Renaming())
+
+    assert Document.objects.filter(error_code="damaged").count() == 250
+    assert check() == "Every document can be searched.\n"
