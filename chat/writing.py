@@ -23,6 +23,7 @@ from conversations.turns import Turn
 from llmbackend import metrics
 from llmbackend.chat_models import QUOTE, Providers
 from llmbackend.errors import AnswerCut, Internal, Interrupted, LLMBackendError
+from llmbackend.http import renamed
 from llmbackend.providers import Connection
 
 logger = logging.getLogger(__name__)
@@ -66,9 +67,10 @@ async def write(
         return Written(status=Status.TRUNCATED, error=error)
     except LLMBackendError as error:
         return Written(status=Status.FAILED, error=error)
-    except Exception:
+    except Exception as error:
         logger.exception("Writing message %s failed", turn.message_id)
-        return Written(status=Status.FAILED, error=Internal())
+        # The database may be away for a moment, as for any other request.
+        return Written(status=Status.FAILED, error=renamed(error) or Internal())
 
 
 async def _grounded(

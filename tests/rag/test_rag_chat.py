@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from django.db import connection
 
 from conversations.models import Message
 from rag.models import Document
@@ -414,6 +415,23 @@ class TestFailures:
         assert ask(as_alice, conversation, remote_base, "Once more").status_code == 200
         sent = provider.requests[-1].body["messages"][-1]["content"]
         assert sent.endswith(f"\n\n{QUESTION}\n\nOnce more")
+
+    @pytest.mark.skipif(
+        "connection.vendor != 'sqlite'", reason="A table that is away is a bug there."
+    )
+    def test_of_the_database_are_a_503_to_come_back_after(
+        self, as_alice: Client, conversation: int, filled: str
+    ) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE rag_chunk RENAME TO away")
+            try:
+                response = ask(as_alice, conversation, filled)
+            finally:
+                cursor.execute("ALTER TABLE away RENAME TO rag_chunk")
+
+        is_refused(response, 503, "database_unavailable")
+        assert response.headers["Retry-After"]
+        assert Message.objects.get(number=2).error_code == "database_unavailable"
 
     def test_vectors_of_another_size_are_a_409(
         self,
