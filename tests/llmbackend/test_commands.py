@@ -136,6 +136,9 @@ class TestBackups:
             done = server.run("backup", str(backup))
             assert done.returncode == 0, done.stderr
         other = ServeProcess(tmp_path / "new", config=config)
+        assert other.run("doctor").returncode == 1
+        looked = other.run("restore", str(backup), "--dry-run")
+        assert (looked.returncode, other.database.exists()) == (0, False)
         secrets = Path(f"{backup}.keys")
         assert stat.S_IMODE(backup.stat().st_mode) == 0o600
         assert stat.S_IMODE(secrets.stat().st_mode) == 0o600

@@ -68,6 +68,9 @@ def check_sqlite(path: Path) -> None:
 
 
 def holds_users() -> bool:
+    config = settings.CONFIG
+    if not config.database.url and not config.sqlite.path.exists():
+        return False  # To look would make one.
     if "accounts_user" not in connection.introspection.table_names():
         return False
     with connection.cursor() as cursor:
