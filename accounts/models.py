@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, Self
 
 from django.conf import settings
+from django.contrib.auth.hashers import check_password, make_password
 from django.contrib.auth.models import AbstractUser, UserManager as DjangoUserManager
 from django.core.exceptions import ValidationError
 from django.db import models, transaction
@@ -129,6 +130,23 @@ class User(AbstractUser):
         if self._password is not None:  # type: ignore[attr-defined]
             self.token_version += 1
         super().save(*args, **kwargs)
+
+    def check_password(self, raw_password: str | None) -> bool:
+        """
+        Whether it is the password; a hash of another cost than configured is renewed.
+
+        Unlike Django's, only where it is still there: to check one takes a while, and
+        meanwhile somebody may have set another password.
+        """
+        checked = self.password
+
+        def renew(raw_password: str) -> None:
+            hashed = make_password(raw_password)
+            mine = User.objects.filter(pk=self.pk, password=checked)
+            if mine.update(password=hashed):
+                self.password = hashed
+
+        return check_password(raw_password, checked, renew)
 
     def set_unusable_password(self) -> None:
         """Let nobody log in by a password; it ends all tokens, once it is saved."""

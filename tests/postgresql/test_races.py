@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from django.contrib.auth.hashers import BCryptSHA256PasswordHasher
 
 from tests.chat.eventually import eventually
 from tests.fake_provider import refusal
@@ -249,6 +250,40 @@ class TestTheAccountGoesMeanwhile:
             assert changing.result().status_code == 401, changing.result().text
             noted = "SELECT 1 FROM accounts_auditentry WHERE action = 'password_set'"
             assert here.session.rows(noted) == []
+
+
+class Dearer(BCryptSHA256PasswordHasher):
+    """Hashes at another cost than the server is configured with."""
+
+    rounds = 5
+
+
+def test_a_password_that_is_set_amid_a_log_in_stays(
+    here: Here, pool: ThreadPoolExecutor
+) -> None:
+    old, new = PASSWORD["password"], "another fine password"
+    hasher = Dearer()
+    hash_of = {text: hasher.encode(text, hasher.salt()) for text in (old, new)}
+    renewed = "BEFORE UPDATE OF password ON accounts_user FOR EACH STATEMENT"
+
+    def set_to(password: str) -> None:
+        change = "UPDATE accounts_user SET password = %s WHERE username = %s"
+        here.session.rows(change, hash_of[password], "ann")
+
+    with here.server.signed_in("ann") as client:
+
+        def log_in(password: str) -> httpx2.Response:
+            who = {"username": "ann", "password": password}
+            return client.post("/api/users/login", json=who)
+
+        set_to(old)
+        with here.session.gate(renewed):
+            logging_in = pool.submit(log_in, old)
+            here.session.until_waiting(1)
+            set_to(new)
+        logging_in.result()
+
+        assert [log_in(each).status_code for each in (new, old)] == [200, 401]
 
 
 def test_a_claim_that_is_given_up_meanwhile_is_the_next_ones(
