@@ -48,8 +48,8 @@ def close_turn(*, turn: Turn, writer: uuid.UUID, outcome: Outcome) -> bool:
         status=outcome.status,
         finish_reason=outcome.finish_reason[:64],
         error_code=outcome.error_code,
-        prompt_tokens=outcome.prompt_tokens,
-        completion_tokens=outcome.completion_tokens,
+        prompt_tokens=_held(outcome.prompt_tokens),
+        completion_tokens=_held(outcome.completion_tokens),
         tokens_estimated=outcome.tokens_estimated,
         first_token_at=outcome.first_token_at,
         finished_at=timezone.now(),
@@ -75,6 +75,10 @@ _ENDED = Update(
         "writer": None,
     },
 )
+
+
+def _held(tokens: int | None) -> int | None:
+    return None if tokens is None else usage.held(tokens)
 
 
 def _note_usage(turn: Turn, outcome: Outcome) -> None:

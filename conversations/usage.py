@@ -17,6 +17,8 @@ from llmbackend.prepared import Update, given
 from llmbackend.token_counts import tokens
 
 ENDS = ("complete", "stopped", "truncated", "failed", "interrupted")
+# What a column of a message holds.
+MOST_HELD = 2**31 - 1
 COUNTED = (*ENDS, "prompt_tokens", "completion_tokens", "estimated_answers")
 
 
@@ -117,6 +119,15 @@ def tokens_by_day(days: int) -> list[tuple[date, int, int]]:
     return [(day, *sums.get(day, (0, 0))) for day in dates]
 
 
+def held(count: int) -> int:
+    """
+    Tokens of an answer as its row holds them.
+
+    An import may say that it has cost nearly as many as that, and then it is continued.
+    """
+    return min(count, MOST_HELD)
+
+
 def note_interrupted(answer_pk: int) -> None:
     """
     Estimate what an answer cost whose writer is dead, in the caller's transaction.
@@ -148,8 +159,8 @@ def _estimated(answer: Message) -> Spent:
         prompt_tokens=sent,
         completion_tokens=max(0, received - before),
     )
-    answer.prompt_tokens = (answer.prompt_tokens or 0) + sent
-    answer.completion_tokens = before + spent.completion_tokens
+    answer.prompt_tokens = held((answer.prompt_tokens or 0) + sent)
+    answer.completion_tokens = held(before + spent.completion_tokens)
     answer.tokens_estimated = True
     answer.save(
         update_fields=["prompt_tokens", "completion_tokens", "tokens_estimated"]

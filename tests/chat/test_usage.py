@@ -10,7 +10,7 @@ import pytest
 from django.conf import settings
 
 from conversations.models import Message, Usage
-from conversations.usage import ENDS
+from conversations.usage import ENDS, MOST_HELD
 from conversations.writers import interrupt_orphans
 from llmbackend.token_counts import tokens
 from tests.chat.streams import SSE, Event, events_of
@@ -20,6 +20,7 @@ from tests.fake_provider import FakeProvider, Script, refusal
 pytestmark = pytest.mark.usefixtures("same_hour")
 
 PATH = "/api/users/me/usage"
+LONG_AGO = "2026-01-01T00:00:00Z"
 UNCOUNTED: dict[str, Any] = {"pieces": ["Hel", "lo"], "usage": None}
 CUT: dict[str, Any] = {**UNCOUNTED, "finish_reason": None, "done": False}
 NOTHING = {
@@ -55,6 +56,21 @@ def sent() -> int:
 def told(response: Any) -> dict[str, Event]:
     """The events of a stream by their names."""
     return {event.name: event for event in events_of(response.text)}
+
+
+def said(number: int, role: str, content: str) -> dict[str, Any]:
+    """A message of an import."""
+    text = {"message_id": number, "role": role, "content": content}
+    return {**text, "created_at": LONG_AGO}
+
+
+def take_in(client: Client, *messages: dict[str, Any]) -> int:
+    """The conversation that is made of them."""
+    times = {"created_at": LONG_AGO, "updated_at": LONG_AGO}
+    one = {"title": "", "model": "gpt-4o", **times, "messages": messages}
+    file = {"format": "llmbackend.conversations", "version": 1, "conversations": [one]}
+    made = client.post("/api/conversations/import", json=file).json()
+    return int(made["conversations"][0]["conversation_id"])
 
 
 class TestOfAnAnswer:
@@ -178,6 +194,28 @@ class TestOfAnAnswer:
         answer = Message.objects.get(number=2)
         assert (answer.prompt_tokens, answer.completion_tokens) == (7, 3)
         assert as_alice.get(PATH).json()["total"]["answers"] == 1
+
+    @pytest.mark.parametrize("dies", [False, True])
+    def test_an_answer_that_had_cost_all_there_can_be_is_continued_to_an_end(
+        self, as_alice: Client, provider: FakeProvider, dies: bool
+    ) -> None:
+        cost = {"prompt_tokens": MOST_HELD, "completion_tokens": MOST_HELD}
+        answer = {**said(2, "assistant", "Hel"), "parent_id": 1, **cost}
+        conversation = take_in(
+            as_alice, said(1, "user", "Hi"), {**answer, "status": "truncated"}
+        )
+        if dies:
+            Message.objects.filter(number=2).update(status="streaming")
+            interrupt_orphans()
+        else:
+            as_alice.post(f"/api/chat/{conversation}/continue")
+
+        row = Message.objects.get(number=2)
+        assert row.status == ("interrupted" if dies else "complete")
+        assert row.prompt_tokens == row.completion_tokens == MOST_HELD
+        spent = as_alice.get(PATH).json()["total"]["prompt_tokens"]
+        assert 0 < spent < 1000
+        assert as_alice.ask(conversation, "Go on").status_code == 200
 
     def test_an_answer_of_a_dead_process_is_estimated_by_who_ends_it(
         self, as_alice: Client, conversation: int, provider: FakeProvider, sent: int
