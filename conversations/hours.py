@@ -21,6 +21,8 @@ from conversations.models import AnswerHour, Message
 HOUR = timedelta(hours=1)
 # An answer's end is stored a moment after the time that it bears, and clocks differ.
 SETTLED_AFTER = timedelta(minutes=5)
+# No provider is given as long; what is longer is no measure.
+LONGEST_WAIT = timedelta(days=1)
 
 Row = tuple[datetime, str, str, datetime, datetime | None]
 
@@ -38,8 +40,12 @@ class Tally:
         self.statuses[status] += 1
         if error_code:
             self.failures[error_code] += 1
-        if first_token_at is not None:
-            self.waits.append((first_token_at - asked_at) / timedelta(milliseconds=1))
+        if first_token_at is None:
+            return
+        wait = first_token_at - asked_at
+        # Clocks are set, and what was imported may say anything.
+        if timedelta() <= wait <= LONGEST_WAIT:
+            self.waits.append(wait / timedelta(milliseconds=1))
 
     def as_hour(self, hour: datetime) -> AnswerHour:
         return AnswerHour(
