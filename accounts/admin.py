@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from django.apps import apps
@@ -11,7 +12,7 @@ from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.core.exceptions import ValidationError
 from django.db import transaction
-from django.db.models import OuterRef, Q, QuerySet, Subquery
+from django.db.models import F, OuterRef, Q, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _, ngettext
 
@@ -92,6 +93,17 @@ def told(user: User, role: str) -> str:
     return "changed"
 
 
+def columns_changed(user: User, names: Collection[str]) -> set[str]:
+    """What is to be stored where a form changed the fields of these `names`."""
+    columns = {field.name for field in User._meta.concrete_fields}.intersection(names)
+    if "username" in columns:
+        columns.add("username_folded")
+    if "is_active" in columns:
+        user.token_version = F("token_version") + 1
+        columns.add("token_version")
+    return columns
+
+
 @admin.register(User)
 class UserAdmin(CountedDeletion, DjangoUserAdmin):
     list_display = [
@@ -157,10 +169,16 @@ class UserAdmin(CountedDeletion, DjangoUserAdmin):
     def save_model(
         self, request: HttpRequest, obj: User, form: Any, change: bool
     ) -> None:
-        """Who was switched off and on again must sign in anew."""
-        if "is_active" in form.changed_data:
-            obj.token_version += 1
-        super().save_model(request, obj, form, change)
+        """
+        Who was switched off and on again must sign in anew.
+
+        Of an account that is changed, only what the form has changed is stored: its
+        tokens may be ended, or its password set, meanwhile.
+        """
+        if change:
+            obj.save(update_fields=columns_changed(obj, form.changed_data))
+        else:
+            super().save_model(request, obj, form, change)
         changed = [name for name in ROLES if name in form.changed_data]
         if changed:
             detail = ", ".join(f"{name}: {told(obj, name)}" for name in changed)

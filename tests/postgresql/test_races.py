@@ -11,6 +11,7 @@ import httpx2
 import pytest
 from django.contrib.auth.hashers import BCryptSHA256PasswordHasher
 
+from tests.admin_browser import signed_in
 from tests.chat.eventually import eventually
 from tests.fake_provider import refusal
 from tests.patience import PATIENCE
@@ -284,6 +285,35 @@ def test_a_password_that_is_set_amid_a_log_in_stays(
         logging_in.result()
 
         assert [log_in(each).status_code for each in (new, old)] == [200, 401]
+
+
+def test_tokens_that_are_ended_while_the_admin_stores_an_account_stay_so(
+    here: Here, pool: ThreadPoolExecutor
+) -> None:
+    password = PASSWORD["password"]
+    making = ("createsuperuser", "--noinput", "--username=root", "--email=")
+    here.server.manage(*making, DJANGO_SUPERUSER_PASSWORD=password)
+    stored = "BEFORE UPDATE OF first_name ON accounts_user FOR EACH STATEMENT"
+    with (
+        here.server.signed_in("edited") as edited,
+        signed_in(here.server.base_url, "root", password) as browser,
+    ):
+        pk = edited.get("/api/users/me").json()["user_id"]
+        form = {"username": "edited", "first_name": "Ann", "is_active": "on"}
+        with here.session.gate(stored):
+            path = f"/admin/accounts/user/{pk}/change/"
+            storing = pool.submit(browser.send, path, form)
+            here.session.until_waiting(1)
+            here.session.rows(
+                "UPDATE accounts_user SET token_version = token_version + 1"
+                " WHERE id = %s",
+                pk,
+            )
+        storing.result()
+
+        changed = "SELECT first_name FROM accounts_user WHERE id = %s"
+        assert here.session.rows(changed, pk) == [("Ann",)]
+        assert edited.get("/api/users/me").status_code == 401
 
 
 def test_a_claim_that_is_given_up_meanwhile_is_the_next_ones(
