@@ -44,6 +44,8 @@ COMPLAINT_BYTES = 16 * 1024
 COMPLAINT_SECONDS = 2.0
 LOGGED_CHARACTERS = 500
 DEFAULT_RETRY_AFTER = 30
+# Seconds; some name a date that is decades away.
+LONGEST_RETRY_AFTER = 86_400.0
 OUT_OF_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "1113"}
 
 _KEY_LIKE = re.compile(
@@ -230,16 +232,18 @@ def may_be_retried(exc: Exception) -> bool:
 
 
 def retry_after(exc: Exception) -> float | None:
-    """Seconds the provider asks to wait; None if it does not say."""
+    """Seconds the provider asks to wait, a day at most; None if it does not say."""
     if not isinstance(exc, openai.APIStatusError):
         return None
     value = exc.response.headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value):
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
+        seconds = float(value)
+    else:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return min(max(0.0, seconds), LONGEST_RETRY_AFTER)
 
 
 def log_complaint(said: str, *, provider: str, api_key: str) -> None:

@@ -622,13 +622,21 @@ async def test_waits_as_long_as_the_provider_asks(fake, client):
     assert time.monotonic() - started >= 0.4
 
 
-async def test_a_busy_provider_says_how_long(fake, client):
-    fake.enqueue(refusal(429, headers={"Retry-After": "120"}))
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("120", 120),
+        ("999999999", 86_400),
+        ("Wed, 21 Oct 2099 07:28:00 GMT", 86_400),
+    ],
+)
+async def test_a_busy_provider_says_how_long(fake, client, said, told):
+    fake.enqueue(refusal(429, headers={"Retry-After": said}))
 
     heard = await hear(client)
 
     assert isinstance(heard.error, ProviderBusy)
-    assert heard.error.retry_after == 120
+    assert heard.error.retry_after == told
 
 
 async def test_a_key_that_no_header_can_hold_is_not_sent(fake, client):

@@ -150,6 +150,7 @@ class TestBackups:
         kept = Path(f"{other.database}.keys")
         assert kept.read_bytes() == secrets.read_bytes()
         assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+        assert not list(other.database.parent.glob("*.before-restore*"))
 
     def test_users_are_not_replaced_by_accident(self, tmp_path: Path) -> None:
         backup = tmp_path / "monday.db"

@@ -106,6 +106,8 @@ def keep(database: Path) -> None:
 
     It has its old one, too, until the backup takes that: there is always one.
     """
+    if not database.exists():
+        return
     with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(database)) as old:
         # What a killed server had committed stands in the log until then.
         old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
