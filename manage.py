@@ -4,10 +4,18 @@
 import os
 import sys
 
+# Their failures are others.
+MIGRATES = {"migrate", "restore", "serve"}
+NO_TABLES = (
+    "The database does not have all tables yet. Run `manage.py migrate` first, or "
+    "`manage.py serve`, which does that, too."
+)
+
 
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "llmbackend.settings")
     from django.core.management import execute_from_command_line
+    from django.db import DatabaseError
 
     from llmbackend.config_reading import ConfigError
 
@@ -15,6 +23,22 @@ def main() -> None:
         execute_from_command_line(sys.argv)
     except ConfigError as error:
         sys.exit(str(error))
+    except DatabaseError:
+        if MIGRATES.intersection(sys.argv[1:2]) or not tables_are_missing():
+            raise
+        sys.exit(NO_TABLES)
+
+
+def tables_are_missing() -> bool:
+    """Whether there is a database that has not been migrated."""
+    from django.db import DatabaseError
+
+    from llmbackend.tables import are_migrated
+
+    try:
+        return not are_migrated()
+    except DatabaseError:
+        return False
 
 
 if __name__ == "__main__":

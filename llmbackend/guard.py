@@ -125,7 +125,7 @@ class Guard:
             extra=self._cors(scope, headers),
         )
         try:
-            if not self._is_our_host(headers):
+            if not self._is_our_host(scope):
                 raise BadHost
             if is_preflight(scope, headers):
                 await exchange.answer(204, headers=PREFLIGHT_HEADERS)
@@ -156,7 +156,7 @@ class Guard:
         origin = headers.get(b"origin", b"").decode("latin-1")
         began = time.monotonic()
         try:
-            if self._is_our_host(headers) and (not origin or self._is_allowed(origin)):
+            if self._is_our_host(scope) and (not origin or self._is_allowed(origin)):
                 inner = self._as_believed(scope, client)
                 await self._application(inner, receive, send)
             else:
@@ -175,8 +175,10 @@ class Guard:
             headers = [h for h in headers if not h[0].startswith(b"x-forwarded-")]
         return {**scope, "headers": headers, "client": (client, 0)}
 
-    def _is_our_host(self, headers: dict[bytes, bytes]) -> bool:
-        return self._is_our_domain(headers.get(b"host", b"").decode("latin-1"))
+    def _is_our_host(self, scope: Scope) -> bool:
+        # Of two, a proxy may have looked at the other.
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        return len(hosts) == 1 and self._is_our_domain(hosts[0].decode("latin-1"))
 
     def _is_among_hosts(self, host: str) -> bool:
         domain, _ = split_domain_port(host)

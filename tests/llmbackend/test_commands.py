@@ -118,6 +118,17 @@ def test_a_generated_secret_is_long_and_new(tmp_path: Path) -> None:
     assert all(len(secret) >= 64 for secret in secrets)
 
 
+@pytest.mark.parametrize("command", ["recover_answers", "delete_user ann"])
+def test_where_nothing_is_migrated_it_is_said_what_to_do(
+    tmp_path: Path, command: str
+) -> None:
+    done = ServeProcess(tmp_path, config={}).run(*command.split())
+
+    assert done.returncode == 1
+    assert "Run `manage.py migrate` first" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 class TestBackups:
     def test_a_backup_made_while_serving_restores_everything(
         self, tmp_path: Path

@@ -7,7 +7,9 @@ import json
 import logging
 import re
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from typing import Any
 
 import httpx2
@@ -359,6 +361,18 @@ class TestServed:
         assert answer.status_code == status
         assert answer.json()["code"] == code
         assert answer.json()["request_id"] == answer.headers["X-Request-ID"]
+
+    def test_of_two_hosts_neither_is_believed(self, anonymous: Client) -> None:
+        base = anonymous.base_url
+        with closing(HTTPConnection(base.host, base.port or 80)) as connection:
+            connection.putrequest("GET", "/healthz", skip_host=True)
+            connection.putheader("Host", "localhost")
+            connection.putheader("Host", "localhost")
+            connection.endheaders()
+            answer = connection.getresponse()
+            body = json.load(answer)
+
+        assert (answer.status, body["code"]) == (400, "bad_host")
 
     def test_head_answers_like_get_without_a_body(self, anonymous: Client) -> None:
         assert anonymous.head("/healthz").status_code == 200
