@@ -8,6 +8,7 @@ values only. See docs/decisions/0005-prepared-statements.md.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -80,7 +81,11 @@ class Written:
             database.ensure_connection()
             with database.wrap_database_errors:
                 execute = database.connection.execute
-                made = database.waiting(partial(execute, self.direct + end, parameters))
+                sql = self.direct + end
+                try:
+                    made = execute(sql, parameters)
+                except sqlite3.OperationalError as exc:
+                    made = database.in_turn(exc, partial(execute, sql, parameters))
                 with closing(made):
                     return take(made)
         with database.cursor() as cursor:

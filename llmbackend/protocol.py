@@ -193,13 +193,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def _is_to_be_fed_again(self) -> bool:
         return self.parser.should_upgrade() and not self._should_upgrade()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        # Blanks after a value are not of it; the parser takes those before it away.
-        super().on_header(name, value.rstrip(b" \t"))
-
     def on_headers_complete(self) -> None:
         if self._is_to_be_fed_again():
             return
+        # Blanks after a value are not of it; the parser takes those before it away.
+        self.headers[:] = [(name, value.rstrip(b" \t")) for name, value in self.headers]
         self._stop_waiting()
         self._in_body = True
         super().on_headers_complete()

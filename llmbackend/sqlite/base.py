@@ -48,21 +48,20 @@ class DatabaseWrapper(base.DatabaseWrapper):
         cursor.database = self
         return cursor
 
-    def waiting(self, statement: Callable[[], R]) -> R:
+    def in_turn(self, error: sqlite3.OperationalError, again: Callable[[], R]) -> R:
         """
-        Carry out `statement`; if it is no part of a transaction, or begins one, as soon
-        as nobody else keeps it from that. Raises what the driver raises.
+        Do `again` what ended in `error`, as soon as nobody else keeps it from that.
+
+        Raises what the driver raises: the same, where others had nothing to do with it
+        or where it was a part of a transaction.
         """
-        try:
-            return statement()
-        except sqlite3.OperationalError as exc:
-            if not self._may_wait(exc):
-                raise
+        if not self._may_wait(error):
+            raise error
         give_up_at = time.monotonic() + self.settings_dict["OPTIONS"]["timeout"]
-        with self._in_turn():
+        with self._having_turn():
             while True:
                 try:
-                    return statement()
+                    return again()
                 except sqlite3.OperationalError as exc:
                     if not self._may_wait(exc) or time.monotonic() > give_up_at:
                         raise
@@ -72,7 +71,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return error.sqlite_errorcode in BUSY and not self.connection.in_transaction
 
     @contextmanager
-    def _in_turn(self) -> Iterator[None]:
+    def _having_turn(self) -> Iterator[None]:
         """Let no other thread of this process write meanwhile."""
         if self._has_turn:
             yield
@@ -120,4 +119,7 @@ class Cursor(base.SQLiteCursorWrapper):
     database: DatabaseWrapper
 
     def execute(self, query: str, params: Any = None) -> Any:
-        return self.database.waiting(partial(super().execute, query, params))
+        try:
+            return super().execute(query, params)
+        except sqlite3.OperationalError as exc:
+            return self.database.in_turn(exc, partial(super().execute, query, params))
