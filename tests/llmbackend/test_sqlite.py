@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from django.db import OperationalError
 
 from llmbackend.prepared import Written
 from llmbackend.sqlite.base import DatabaseWrapper
+from tests.chat.eventually import eventually
 from tests.patience import PATIENCE
 
 THREADS, WRITES = 8, 25
@@ -209,7 +211,7 @@ def test_it_is_waited_for_as_long_as_is_configured(
 def test_a_writer_that_collects_garbage_waits_for_nobody_who_waits_for_it(
     connections: Connections,
 ) -> None:
-    waiting, raised = threading.Event(), []
+    raised: list[OperationalError] = []
 
     def write() -> None:
         with connections.connection(timeout=PATIENCE) as connection:
@@ -219,7 +221,6 @@ def test_a_writer_that_collects_garbage_waits_for_nobody_who_waits_for_it(
             cycle = [cursor]
             cycle.append(cycle)
             del cursor, cycle
-            connection.connection.set_trace_callback(lambda _: waiting.set())
             try:
                 update(connection)
             except OperationalError as exc:
@@ -231,7 +232,7 @@ def test_a_writer_that_collects_garbage_waits_for_nobody_who_waits_for_it(
             begin(connection)
             thread = threading.Thread(target=write)
             thread.start()
-            assert waiting.wait(PATIENCE)
+            assert eventually(lambda: waits_for_its_turn(thread), PATIENCE)
             gc.collect()
             connection.rollback()
         thread.join(2 * PATIENCE)
@@ -240,6 +241,12 @@ def test_a_writer_that_collects_garbage_waits_for_nobody_who_waits_for_it(
 
     assert not raised
     assert connections.count() == 1
+
+
+def waits_for_its_turn(thread: threading.Thread) -> bool:
+    """And so not within SQLite."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and frame.f_code.co_name == "_having_turn"
 
 
 def _write(connections: Connections) -> None:
