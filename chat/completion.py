@@ -105,6 +105,26 @@ class Completion:
     its `outcome`.
     """
 
+    __slots__ = (
+        "_document",
+        "_failure",
+        "_max_characters",
+        "_max_line",
+        "_reader",
+        "_reasoning",
+        "_reasoning_hygiene",
+        "_sniffed",
+        "_text",
+        "_text_hygiene",
+        "_usage",
+        "characters",
+        "complaint",
+        "done",
+        "ended",
+        "events",
+        "finish_reason",
+    )
+
     def __init__(self, *, max_characters: int, max_line: int) -> None:
         """`max_characters` bounds text and reasoning together."""
         self.ended = False

@@ -22,6 +22,7 @@ from chat.serializers import (
     rag_ask_of,
     rag_conversation_id_of,
 )
+from llmbackend.direct_write import writer_of
 from llmbackend.errors import LLMBackendError, MethodNotAllowed
 from llmbackend.http import error_answer, error_body
 
@@ -129,7 +130,8 @@ class StreamingConsumer(AsyncHttpConsumer):
         with self.answers.reading(reading.answer):
             await self.send_headers(headers=encoders.HEADERS)
             self._begun = True
-            await read_along(reading, encoder, self.send_frame)
+            write = writer_of(self.scope)
+            await read_along(reading, encoder, self.send_frame, write=write)
         await self.send_body(b"")
 
     def send_frame(self, frame: bytes) -> Coroutine[Any, Any, None]:

@@ -18,6 +18,8 @@ class EventReader:
     [b'two']
     """
 
+    __slots__ = ("_after_cr", "_begun", "_data", "_held", "_max", "_tail")
+
     def __init__(self, *, max_line: int = 1 << 20) -> None:
         """`max_line`: bytes a line may have, and the data of one event in all."""
         self._max = max_line

@@ -21,6 +21,8 @@ class Hygiene:
     'Hi 😀!'
     """
 
+    __slots__ = ("_half",)
+
     def __init__(self) -> None:
         self._half = ""
 

@@ -25,6 +25,8 @@ class GrowingText:
     Written on the event loop only; `whole` may be read from any thread.
     """
 
+    __slots__ = ("_pieces", "_starts", "length")
+
     def __init__(self, text: str = "") -> None:
         self._pieces: list[str] = []
         self._starts: list[int] = []
@@ -56,6 +58,9 @@ class GrowingText:
 class Follower(Protocol):
     """A reader that is called in the moment in which something happens."""
 
+    def grown(self) -> None:
+        """There are more words."""
+
     def look(self) -> None:
         """There may be more, or the end."""
 
@@ -67,9 +72,34 @@ class LiveAnswer:
     """
     One answer: its writer grows it and ends it, any number of readers follow.
 
-    A reader holds a cursor and takes everything since it. `sent` is what its model was
-    sent; None as long as no model was asked.
+    A reader holds a cursor and takes everything since it. `before` is where one stands
+    who lacks the `latest` words alone. `sent` is what its model was sent; None as long
+    as no model was asked.
     """
+
+    __slots__ = (
+        "__weakref__",
+        "_followers",
+        "_frames",
+        "_latest",
+        "_waiting",
+        "before",
+        "began_at",
+        "cursor",
+        "ending",
+        "error",
+        "first_token_at",
+        "lost",
+        "opening",
+        "pk",
+        "readers",
+        "reasoning",
+        "sent",
+        "start",
+        "stopping",
+        "taken",
+        "text",
+    )
 
     def __init__(
         self,
@@ -87,6 +117,8 @@ class LiveAnswer:
         self.reasoning = GrowingText(reasoning)
         # Where a reader stands that has everything.
         self.cursor = self.start = Cursor(self.reasoning.length, self.text.length)
+        self.before = self.cursor
+        self._latest = Growth(opening.message_id, "", "", self.cursor)
         self.began_at = datetime.now(UTC)
         self.first_token_at = first_token_at
         self.ending: Ending | None = None
@@ -118,8 +150,13 @@ class LiveAnswer:
             self.reasoning.append(reasoning)
         if text:
             self.text.append(text)
+        self.before = self.cursor
         self.cursor = Cursor(self.reasoning.length, self.text.length)
-        self.wake()
+        message_id = self.opening.message_id
+        self._latest = Growth(message_id, reasoning, text, self.cursor)
+        self._let_go()
+        for follower in tuple(self._followers):
+            follower.grown()
 
     def rest_on(self, sources: Sequence[dict[str, Any]]) -> None:
         """Name the sources; before the first text."""
@@ -186,16 +223,27 @@ class LiveAnswer:
             found = self._frames[key] = encode(growth), growth.cursor
         return found
 
+    def latest(self, encode: Callable[[Growth], Any]) -> Any:
+        """What came last, encoded once for all readers that lack no more."""
+        found = self._frames.get(encode)
+        if found is None:
+            found = self._frames[encode] = encode(self._latest)
+        return found
+
     def wake(self) -> None:
         """Have every reader look again."""
+        self._let_go()
+        for follower in tuple(self._followers):
+            follower.look()
+
+    def _let_go(self) -> None:
+        """Forget what was encoded, and have those go on who wait."""
         self._frames.clear()
         if self._waiting:
             waiting, self._waiting = self._waiting, []
             for future in waiting:
                 if not future.done():
                     future.set_result(None)
-        for follower in tuple(self._followers):
-            follower.look()
 
     def beat(self) -> None:
         """Tell followers that nothing has happened, and nothing is wrong."""

@@ -9,19 +9,25 @@ from typing import Any
 
 from chat.answers import Reading
 from chat.encoders import Encoder, WebSocketFrames
+from llmbackend.direct_write import Write
 
 Send = Callable[[Any], Coroutine[Any, Any, None]]
 
 
 async def read_along(
-    reading: Reading, encoder: Encoder | WebSocketFrames, send: Send
+    reading: Reading,
+    encoder: Encoder | WebSocketFrames,
+    send: Send,
+    *,
+    write: Write | None = None,
 ) -> None:
     """
     Send a reader what `encoder` makes, until the end has been told.
 
+    `write` sends what can be sent at once, which costs less, and else says False.
     It returns without an end when the process that serves the reader ends.
     """
-    await _Reader(reading, encoder, send).read()
+    await _Reader(reading, encoder, send, write).read()
 
 
 class _Reader:
@@ -32,12 +38,32 @@ class _Reader:
     wait for the client is left to the reader's own.
     """
 
+    __slots__ = (
+        "_answer",
+        "_cursor",
+        "_encode",
+        "_encoder",
+        "_heartbeat",
+        "_left",
+        "_over",
+        "_send",
+        "_told_sources",
+        "_waiting",
+        "_write",
+    )
+
     def __init__(
-        self, reading: Reading, encoder: Encoder | WebSocketFrames, send: Send
+        self,
+        reading: Reading,
+        encoder: Encoder | WebSocketFrames,
+        send: Send,
+        write: Write | None,
     ) -> None:
         self._answer, self._cursor = reading.answer, reading.cursor
         self._encoder = encoder
+        self._encode = encoder.growth
         self._send = send
+        self._write = write
         self._heartbeat = getattr(encoder, "heartbeat", None)
         self._told_sources = False
         self._over = False
@@ -63,6 +89,23 @@ class _Reader:
                     left, self._left = self._left, None
                     await left
 
+    def grown(self) -> None:
+        answer = self._answer
+        try:
+            is_written = (
+                self._write is not None
+                and self._waiting is not None
+                and self._cursor == answer.before
+                and self._write(answer.latest(self._encode))
+            )
+        except Exception as exc:  # noqa: BLE001 - it is the reader's, not the writer's
+            self._go_on(exc)
+            return
+        if is_written:
+            self._cursor = answer.cursor
+        else:
+            self.look()
+
     def look(self) -> None:
         self._push(iter(self._next, None))
 
@@ -76,7 +119,7 @@ class _Reader:
         if answer.opening.sources and not self._told_sources:
             self._told_sources = True
             return self._encoder.sources(answer.opening)
-        frame = answer.frame(self._cursor, encode=self._encoder.growth)
+        frame = answer.frame(self._cursor, encode=self._encode)
         if frame is not None:
             made, self._cursor = frame
             return made

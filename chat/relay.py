@@ -188,6 +188,20 @@ class _Call:
 class _Reply:
     """One response of the provider, from its headers to its last byte."""
 
+    __slots__ = (
+        "_begun",
+        "_ends_at",
+        "_failure",
+        "_heard_at",
+        "_loop",
+        "_over",
+        "_response",
+        "_timer",
+        "_waiting",
+        "call",
+        "completion",
+    )
+
     def __init__(self, call: _Call, response: Response) -> None:
         self.call = call
         self.completion = Completion(

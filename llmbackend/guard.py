@@ -269,11 +269,11 @@ class Exchange:
         elapsed = time.monotonic() - self.began
         return elapsed > self._patience and self._received < elapsed * SLOWEST
 
-    async def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> Awaitable[None]:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = self._complete(message.get("headers", ()))
-        await self._send(message)
+        return self._send(message)
 
     def _complete(
         self, headers: Sequence[tuple[bytes, bytes]]

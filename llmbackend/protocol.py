@@ -20,6 +20,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import (
     WebSocketsSansIOProtocol,
 )
 
+from llmbackend.direct_write import offered
 from llmbackend.errors import Invalid, LLMBackendError, TooLarge
 from llmbackend.guard import SECURITY_HEADERS, log_access
 from llmbackend.http import error_answer
@@ -201,6 +202,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_waiting()
         self._in_body = True
         super().on_headers_complete()
+        self.scope["extensions"] = offered(self.cycle)
 
     def on_message_complete(self) -> None:
         if self._is_to_be_fed_again():

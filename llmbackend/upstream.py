@@ -49,6 +49,26 @@ class Nobody:
 class Response(asyncio.Protocol):
     """What a provider answers: its head, and its body for whoever takes it."""
 
+    # Slots: what is not touched for 20 ms has left the caches.
+    __slots__ = (
+        "_ended",
+        "_error",
+        "_field_bytes",
+        "_fields",
+        "_giving_up",
+        "_head_bytes",
+        "_is_whole",
+        "_may_be_kept",
+        "_parser",
+        "_parts",
+        "_taker",
+        "_transport",
+        "_upstream",
+        "head",
+        "headers",
+        "status",
+    )
+
     def __init__(self, upstream: Upstream, transport: asyncio.Transport) -> None:
         loop = asyncio.get_running_loop()
         self.status = 0

@@ -11,6 +11,7 @@ from chat.encoders import ENCODERS, SeedLines
 from chat.events import Opening
 from chat.live import LiveAnswer
 from chat.reading import read_along
+from llmbackend.direct_write import Write
 
 OPENING = Opening(
     conversation_id=7, question_id=1, message_id=2, model="m", provider="p"
@@ -27,6 +28,15 @@ class Client:
         self.takes.set()
         self.waiting = False
         self.gone = False
+        self.written = 0
+
+    def write(self, frame: bytes) -> bool:
+        if self.gone:
+            raise ConnectionResetError
+        if self.takes.is_set():
+            self.told.append(frame)
+            self.written += 1
+        return self.takes.is_set()
 
     async def send(self, frame: bytes) -> None:
         if self.gone:
@@ -48,10 +58,12 @@ def line(text: str) -> bytes:
     return f'{{"event":"message", "data":"{text}"}}\n\n'.encode()
 
 
-async def begun(answer: LiveAnswer, client: Client) -> asyncio.Task[None]:
+async def begun(
+    answer: LiveAnswer, client: Client, *, write: Write | None = None
+) -> asyncio.Task[None]:
     """A reader that waits for the answer to grow."""
     reading = Reading(answer, answer.start)
-    reader = asyncio.create_task(read_along(reading, LINES, client.send))
+    reader = asyncio.create_task(read_along(reading, LINES, client.send, write=write))
     await asyncio.sleep(0)
     return reader
 
@@ -89,6 +101,31 @@ async def test_who_does_not_take_it_is_sent_the_rest_at_once(
     assert slow.told[3:] == quick.told[4:]
 
 
+async def test_is_written_what_need_not_wait_and_sent_the_rest(
+    answer: LiveAnswer,
+) -> None:
+    client = Client()
+    reader = await begun(answer, client, write=client.write)
+
+    answer.grow(text="Hel", reasoning="")
+    client.takes.clear()
+    answer.grow(text="lo ", reasoning="")
+    answer.grow(text="the", reasoning="")
+    assert client.waiting
+    client.takes.set()
+    for _ in range(4):  # The turns it takes to be sent, and to wait for more.
+        await asyncio.sleep(0)
+    assert not client.waiting
+    answer.grow(text="re", reasoning="")
+    answer.end(status="complete")
+    await reader
+
+    pieces = ["Hel", "lo ", "the", "re"]
+    assert client.told[1:5] == [line(piece) for piece in pieces]
+    assert client.written == 2
+    assert b"full_response" in client.told[-1]
+
+
 async def test_who_leaves_while_waited_for_leaves_nothing(answer: LiveAnswer) -> None:
     client = Client()
     reader = await begun(answer, client)
@@ -106,9 +143,11 @@ async def test_who_leaves_while_waited_for_leaves_nothing(answer: LiveAnswer) ->
     assert client.told[1:] == []
 
 
-async def test_who_is_gone_fails_alone(answer: LiveAnswer) -> None:
+@pytest.mark.parametrize("writes", [False, True])
+async def test_who_is_gone_fails_alone(answer: LiveAnswer, writes: bool) -> None:
     gone, other = Client(), Client()
-    reader, others = await begun(answer, gone), await begun(answer, other)
+    reader = await begun(answer, gone, write=gone.write if writes else None)
+    others = await begun(answer, other)
     gone.gone = True
 
     answer.grow(text="Hel", reasoning="")
