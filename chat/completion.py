@@ -166,7 +166,8 @@ class Completion:
             self._fail(exc)
             return None
         for payload in payloads:
-            self._take(payload)
+            if not self._take_plain(payload):
+                self._take(payload)
             if self.ended:
                 break
         return self._delta()
@@ -207,8 +208,6 @@ class Completion:
         if not payload:
             return
         self.events += 1
-        if self._take_plain(payload):
-            return
         try:
             chunk = _decoded(payload.decode())
         except (ValueError, RecursionError) as exc:
@@ -231,6 +230,7 @@ class Completion:
         delta = choice.delta
         if choice.index or delta is None:
             return False
+        self.events += 1
         if delta.content:
             self._text.append(delta.content)
         if thought := delta.reasoning_content or delta.reasoning:

@@ -28,7 +28,7 @@ class Hygiene:
 
     def feed(self, text: str) -> str:
         """The part of the text so far that is now certain and not yet given."""
-        if not self._half and not _UNCLEAN.search(text):
+        if not self._half and _is_clean(text):
             return text
         text = self._half + text.replace("\x00", "")
         self._half = text[-1] if _HIGH_HALF.search(text) else ""
@@ -38,6 +38,12 @@ class Hygiene:
         """What is left at the end: nothing, or U+FFFD for a half left alone."""
         half, self._half = self._half, ""
         return _joined(half)
+
+
+def _is_clean(text: str) -> bool:
+    if text.isascii():  # Known of every string, where a search is code of its own.
+        return "\x00" not in text
+    return not _UNCLEAN.search(text)
 
 
 def _joined(text: str) -> str:

@@ -189,6 +189,7 @@ class _Reply:
     """One response of the provider, from its headers to its last byte."""
 
     __slots__ = (
+        "_answer",
         "_begun",
         "_ends_at",
         "_failure",
@@ -204,6 +205,7 @@ class _Reply:
 
     def __init__(self, call: _Call, response: Response) -> None:
         self.call = call
+        self._answer = call.answer
         self.completion = Completion(
             max_characters=call.limits.answer_characters,
             max_line=call.limits.line_bytes,
@@ -275,7 +277,7 @@ class _Reply:
         try:
             delta = heard(*data)
             if delta is not None:
-                self.call.answer.grow(text=delta.text, reasoning=delta.reasoning)
+                self._answer.grow(text=delta.text, reasoning=delta.reasoning)
         except Exception as exc:  # noqa: BLE001 - raised where the answer is awaited
             self._finish(exc)
             return

@@ -126,7 +126,7 @@ class Response(asyncio.Protocol):
             if self._head_bytes > HEAD_BYTES:
                 self._end(httpx2.RemoteProtocolError("the head is too large"))
             return
-        if self._parts and self._taker is not None:
+        if self._parts:
             self._hand_over()
         if self._is_whole:
             self._end(None)
