@@ -131,8 +131,8 @@ class StreamingConsumer(AsyncHttpConsumer):
             await self.send_headers(headers=encoders.HEADERS)
             self._begun = True
             write = writer_of(self.scope)
-            await read_along(reading, encoder, self.send_frame, write=write)
-        await self.send_body(b"")
+            end = await read_along(reading, encoder, self.send_frame, write=write)
+            await self.send_body(end or b"")
 
     def send_frame(self, frame: bytes) -> Coroutine[Any, Any, None]:
         """What `send_body` does, without the calls between."""

@@ -20,14 +20,14 @@ async def read_along(
     send: Send,
     *,
     write: Write | None = None,
-) -> None:
+) -> Any | None:
     """
-    Send a reader what `encoder` makes, until the end has been told.
+    Send a reader what `encoder` makes; the end, for the caller to send as the last.
 
     `write` sends what can be sent at once, which costs less, and else says False.
-    It returns without an end when the process that serves the reader ends.
+    There is no end when the process that serves the reader ends.
     """
-    await _Reader(reading, encoder, send, write).read()
+    return await _Reader(reading, encoder, send, write).read()
 
 
 class _Reader:
@@ -71,15 +71,17 @@ class _Reader:
         self._left: Coroutine[Any, Any, None] | None = None
         self._waiting: asyncio.Future[None] | None = None
 
-    async def read(self) -> None:
-        await self._send(self._encoder.opening(self._answer.opening, self._cursor))
+    async def read(self) -> Any | None:
+        answer = self._answer
+        await self._say(self._encoder.opening(answer.opening, self._cursor))
         loop = asyncio.get_running_loop()
-        with self._answer.followed(self):
+        with answer.followed(self):
             while True:
                 while (frame := self._next()) is not None:
-                    await self._send(frame)
+                    await self._say(frame)
                 if self._over:
-                    return
+                    ending = answer.ending
+                    return self._encoder.ending(ending) if ending else None
                 self._waiting = loop.create_future()
                 try:
                     await self._waiting
@@ -88,6 +90,10 @@ class _Reader:
                 if self._left is not None:
                     left, self._left = self._left, None
                     await left
+
+    async def _say(self, frame: Any) -> None:
+        if self._write is None or not self._write(frame):
+            await self._send(frame)
 
     def grown(self) -> None:
         answer = self._answer
@@ -114,7 +120,7 @@ class _Reader:
             self._push([self._heartbeat])
 
     def _next(self) -> Any | None:
-        """What is to be sent now; None when there is nothing more, or never will be."""
+        """What is to be sent now; None when there is nothing more, or only the end."""
         answer = self._answer
         if answer.opening.sources and not self._told_sources:
             self._told_sources = True
@@ -123,10 +129,8 @@ class _Reader:
         if frame is not None:
             made, self._cursor = frame
             return made
-        if self._over:
-            return None
         self._over = answer.lost or answer.ending is not None
-        return self._encoder.ending(answer.ending) if answer.ending else None
+        return None
 
     def _push(self, frames: Iterable[Any]) -> None:
         """Send on the caller's task, unless the reader's own is at it."""

@@ -213,8 +213,9 @@ class ChatSocket(AsyncConsumer):
         with self.answers.reading(reading.answer):
             if after is not None:
                 await asyncio.wait({after})
-            await read_along(reading, WEBSOCKET, self._send_all)
-        if reading.answer.ending is None:
+            end = await read_along(reading, WEBSOCKET, self._send_all)
+            await self._send_all(end or [])
+        if end is None:
             # In a task of its own: closing ends this one.
             self._own(self._close(COME_BACK))
 

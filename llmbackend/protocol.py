@@ -7,10 +7,8 @@ A request's head has a time and a size, and a client that takes nothing has a ti
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 import uuid
-from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
@@ -25,8 +23,6 @@ from llmbackend.errors import Invalid, LLMBackendError, TooLarge
 from llmbackend.guard import SECURITY_HEADERS, log_access
 from llmbackend.http import error_answer
 from llmbackend.log import request_id, request_path
-
-UNACKNOWLEDGED_SECONDS = 30
 
 
 class Stall:
@@ -69,15 +65,6 @@ class Stall:
             self._transport.abort()
 
 
-def give_up_unacknowledged(transport: Any) -> None:
-    """Have the kernel drop a connection whose other end has vanished, where it can."""
-    option = getattr(socket, "TCP_USER_TIMEOUT", None)
-    if option is not None:
-        with suppress(OSError):
-            plain = transport.get_extra_info("socket")
-            plain.setsockopt(socket.IPPROTO_TCP, option, UNACKNOWLEDGED_SECONDS * 1000)
-
-
 class PatientSocket(WebSocketsSansIOProtocol):
     """A WebSocket that is dropped when its client takes nothing, or cannot ask."""
 
@@ -86,7 +73,6 @@ class PatientSocket(WebSocketsSansIOProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._stall = Stall(transport, patience=self.stall_seconds)
-        give_up_unacknowledged(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stall.end()
@@ -123,7 +109,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._stall = Stall(transport, patience=self.stall_seconds)
-        give_up_unacknowledged(transport)
         self.url = b""
         self._deadline: asyncio.TimerHandle | None = None
         self._head_bytes = 0

@@ -25,6 +25,7 @@ from llmbackend.log import take_what_is_printed
 from llmbackend.protocol import BoundedProtocol, PatientSocket
 
 BACKLOG = 2048
+UNACKNOWLEDGED_SECONDS = 30
 # Seconds for readers to take the end of what they read, and for all else to end.
 AFTER_DRAIN = 3
 AFTER_GRACE = 4.5
@@ -32,10 +33,17 @@ BETWEEN_RESTARTS = 1.0
 
 
 def bind(*, host: str, port: int) -> socket.socket:
-    """A socket that has the address and does not listen yet."""
+    """
+    A socket that has the address and does not listen yet.
+
+    The system drops its connections when their other end has vanished, where it can.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Every connection inherits it.
+        milliseconds = UNACKNOWLEDGED_SECONDS * 1000
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     sock.bind((host, port))
     return sock
 

@@ -238,8 +238,8 @@ async def test_a_piece_is_encoded_once_for_all_who_stand_at_the_same_place() -> 
 
     async def read() -> bytes:
         told: list[bytes] = []
-        await read_along(Reading(answer, answer.start), lines, into(told))
-        return b"".join(told)
+        end = await read_along(Reading(answer, answer.start), lines, into(told))
+        return b"".join([*told, end or b""])
 
     readers = [asyncio.create_task(read()) for _ in range(20)]
     pieces = ["Hel", "lo", " there"]
