@@ -263,7 +263,11 @@ _BEGUN = Update(
         "version": F("version") + 1,
     },
 )
-_ADD_MESSAGE = Insert(Message)
+_NEW = ("conversation_id", "number", "parent_id", "role", "created_at")
+_ADD_QUESTION = Insert(Message, *_NEW, "content", "finished_at")
+_ADD_ANSWER = Insert(
+    Message, *_NEW, "status", "model", "provider", "writer_id", "set_aside"
+)
 
 
 def _numbered(conversation: Conversation) -> tuple[int, bool]:
@@ -324,7 +328,7 @@ class _New:
     writing: _Writing
 
     def question(self, text: str, parent_id: int | None) -> _Asked:
-        key = _ADD_MESSAGE.make(
+        key = _ADD_QUESTION.make(
             conversation_id=self.conversation.pk,
             number=self.number,
             parent_id=parent_id,
@@ -337,7 +341,7 @@ class _New:
 
     def answer(self, question: Message | _Asked) -> _Begun:
         number = max(self.number, question.number + 1)
-        key = _ADD_MESSAGE.make(
+        key = _ADD_ANSWER.make(
             conversation_id=self.conversation.pk,
             number=number,
             parent_id=question.pk,

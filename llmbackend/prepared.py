@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -78,7 +77,8 @@ class Written:
         # What Django puts around a cursor costs more than most statements take.
         if self.direct and not (database.queries_logged or database.execute_wrappers):
             database.validate_no_broken_transaction()
-            database.ensure_connection()
+            if database.connection is None:
+                database.ensure_connection()
             with database.wrap_database_errors:
                 execute = database.connection.execute
                 sql = self.direct + end
@@ -86,8 +86,10 @@ class Written:
                     made = execute(sql, parameters)
                 except sqlite3.OperationalError as exc:
                     made = database.in_turn(exc, partial(execute, sql, parameters))
-                with closing(made):
+                try:
                     return take(made)
+                finally:
+                    made.close()
         with database.cursor() as cursor:
             cursor.execute(self.sql + end, parameters)
             return take(cursor)
@@ -245,16 +247,27 @@ def _count(cursor: Any) -> int:
 
 
 class Insert(_Statement):
-    """Makes rows of one model."""
+    """
+    Makes rows of one model.
 
-    def __init__(self, model: type[Model]) -> None:
+    `columns` are what `make` is given, by the names of their attributes (`parent_id`);
+    the others have their fields' default, the same each time. Without any, all are
+    those of the row that `run` is given.
+    """
+
+    def __init__(self, model: type[Model], *columns: str) -> None:
         super().__init__()
         self._model = model
+        self._columns = columns
 
     def _write(self, database: Any) -> tuple[str, Row, Results]:
         columns = self._model._meta.concrete_fields
         fields = [each for each in columns if not each.db_returning]
-        stand_ins = {each.attname: Parameter(each.attname, each) for each in fields}
+        stand_ins = {
+            each.attname: Parameter(each.attname, each)
+            for each in fields
+            if not self._columns or each.attname in self._columns
+        }
         query = InsertQuery(self._model)
         query.insert_values(fields, [self._model(**stand_ins)])
         compiler = query.get_compiler(connection=database)
@@ -263,15 +276,8 @@ class Insert(_Statement):
         return sql, tuple(parameters), ()
 
     def make(self, **values: Any) -> Any:
-        """
-        Store a row without making an object of it; its key, which the database gives.
-
-        `values` are by the names of columns' attributes (`parent_id`); the rest of the
-        row is as its fields have it by default.
-        """
-        fields = self._model._meta.concrete_fields
-        left = {f.attname: f.get_default() for f in fields if f.attname not in values}
-        return self._run({**left, **values}, _key)
+        """Store a row without making an object of it; the key the database gives."""
+        return self._run(values, _key)
 
     def run(self, row: Model) -> None:
         """Store `row`, which brings its key."""

@@ -96,7 +96,7 @@ def test_an_inserted_row_is_what_create_makes(conversation: Any) -> None:
         "writer_id": writer.pk,
     }
 
-    key = Insert(Message).make(number=1, **fields)
+    key = Insert(Message, "number", *fields).make(number=1, **fields)
 
     twin = Message.objects.create(number=2, **fields)
     stored, [expected] = (
@@ -111,10 +111,11 @@ def test_an_inserted_row_is_what_create_makes(conversation: Any) -> None:
 
 def test_what_the_database_refuses_is_one_of_djangos_errors(conversation: Any) -> None:
     fields = {"conversation_id": conversation.pk, "number": 1, "role": "user"}
-    Insert(Message).make(**fields, created_at=timezone.now())
+    insert = Insert(Message, *fields, "created_at")
+    insert.make(**fields, created_at=timezone.now())
 
     with pytest.raises(IntegrityError), transaction.atomic():
-        Insert(Message).make(**fields, created_at=timezone.now())
+        insert.make(**fields, created_at=timezone.now())
 
     assert Message.objects.count() == 1
 
