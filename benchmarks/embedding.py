@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.encodings import translations
 from llmbackend.local.e5 import E5
-from llmbackend.local.e5_weights import find_e5_weights
+from llmbackend.local.weights import find_e5_weights
 from rag.embedders import LOCAL_BATCH
 
 PASSAGE, QUESTION = 218, 18

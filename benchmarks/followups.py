@@ -90,7 +90,7 @@ def compare(base: Filled, asked: dict[str, list[Turn]]) -> None:
 
 
 def rank_of(base: Filled, readings: list[Any], place: int) -> int | None:
-    from rag.embedders import LOCAL_NGRAM
+    from rag.embedding_models import LOCAL_NGRAM
     from rag.retrieval import base_of
 
     of = base_of(user=base.owner, knowledge_base_id=base.id)

@@ -100,7 +100,7 @@ def retrieve(server: ServeProcess) -> None:
 
     from accounts.models import User
     from benchmarks.bases import filled, passages
-    from rag.embedders import LOCAL_E5, LOCAL_NGRAM, embedding_models
+    from rag.embedding_models import LOCAL_E5, LOCAL_NGRAM, embedding_models
     from rag.ngrams import DIMENSION
 
     usable = {model.name for model in embedding_models(settings.CONFIG)}

@@ -88,7 +88,7 @@ def knowledge() -> Iterator[Any]:
     """Embedding and search, with the event loop that they need."""
     from django.conf import settings
 
-    from llmbackend.chat_models import Providers
+    from llmbackend.connected import Providers
     from rag.retrieval import Knowledge
 
     loop = asyncio.new_event_loop()

@@ -41,8 +41,8 @@ from conversations.closing import close_turn
 from conversations.models import Message
 from conversations.turns import Turn
 from conversations.writers import Held
-from llmbackend.chat_models import Providers
 from llmbackend.commits import Commits
+from llmbackend.connected import Providers
 from llmbackend.errors import LLMBackendError, NotFound, ServerRestarting
 from llmbackend.threads import DatabaseThreads
 from rag.indexes import Base

@@ -13,7 +13,8 @@ from chat.relay import Limits, ModelRequest, relay
 from chat.writing import connect, deadlines
 from conversations.titles import retitle, shortened
 from conversations.turns import Turn
-from llmbackend.chat_models import QUOTE, Providers
+from llmbackend.chat_models import QUOTE
+from llmbackend.connected import Providers
 from llmbackend.errors import LLMBackendError
 from llmbackend.threads import DatabaseThreads
 from llmbackend.token_counts import has_cjk

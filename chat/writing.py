@@ -21,7 +21,8 @@ from chat.relay import Deadlines, ModelRequest, Usage, relay
 from conversations.models import Message
 from conversations.turns import Turn
 from llmbackend import metrics
-from llmbackend.chat_models import QUOTE, Providers
+from llmbackend.chat_models import QUOTE
+from llmbackend.connected import Providers
 from llmbackend.errors import AnswerCut, Internal, Interrupted, LLMBackendError
 from llmbackend.http import renamed
 from llmbackend.providers import Connection

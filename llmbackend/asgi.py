@@ -31,9 +31,9 @@ from django.urls import re_path
 
 from chat.answers import Answers
 from chat.routing import socket_routes, streaming_routes
-from llmbackend.chat_models import Providers
 from llmbackend.commits import Commits
 from llmbackend.config import Config
+from llmbackend.connected import Providers
 from llmbackend.guard import BodyLimit, Guard
 from llmbackend.lag import LoopLag
 from llmbackend.rest import RestApplication

@@ -1,17 +1,14 @@
-"""Which provider serves a chat model, embedded ones included, and how it is reached."""
+"""Which provider serves a chat model, embedded ones included."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from llmbackend import providers
 from llmbackend.config import Config, Provider
-from llmbackend.crypto import origin_of, unseal
+from llmbackend.errors import UnknownModel
 from llmbackend.local.provider import LocalProvider
 from llmbackend.local.weights import is_chat_model
 from llmbackend.patterns import matches
-from llmbackend.providers import Clients, Connection
 
 LOCAL = Provider(name="local", base_url="http://local.invalid")
 # A chat model without a model: it quotes from a knowledge base.
@@ -42,11 +39,14 @@ def is_embedded(model: str, *, config: Config) -> bool:
 def provider_for(model: str, *, config: Config) -> Provider:
     """
     Who serves `model`: the embedded provider its own names, installed or not, else the
-    first whose pattern matches. Raises UnknownModel.
+    first whose pattern matches; case does not matter. Raises UnknownModel.
     """
     if model == QUOTE or is_embedded(model, config=config):
         return LOCAL
-    return providers.provider_for(model, config=config)
+    for provider in config.providers:
+        if any(matches(model, pattern) for pattern in provider.chat_models):
+            return provider
+    raise UnknownModel(f"No configured provider serves the model “{model[:100]}”.")
 
 
 def usable_provider_for(model: str, *, config: Config) -> Provider:
@@ -94,54 +94,3 @@ def usable_models(*, config: Config) -> list[UsableModel]:
     ]
     quoting = UsableModel(model=QUOTE, provider=LOCAL.name, needs_api_key=False)
     return [*embedded, *configured, quoting]
-
-
-class Providers:
-    """The providers a serving process is connected to; belongs to one event loop."""
-
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._clients = Clients()
-        self._local = local_provider(config)
-
-    async def start(self) -> None:
-        """Make what the first answer would wait for."""
-        for provider in self._config.providers:
-            self._clients.client_for(provider)
-        embedded = self._local.chat_models() or self._local.embeds()
-        if self._config.local.preload and embedded:
-            await self._local.endpoint()
-
-    async def connect(self, name: str) -> Connection:
-        """The connection to provider `name`, with the configured key."""
-        if name == LOCAL.name:
-            endpoint = await self._local.endpoint()
-            embedded = Provider(name=name, base_url=endpoint.base_url)
-            client = self._clients.client_for(embedded)
-            return Connection(client=client, api_key=endpoint.api_key)
-        provider = self._named(name)
-        client = self._clients.client_for(provider)
-        return Connection(client=client, api_key=provider.api_key)
-
-    async def connect_with(
-        self, name: str, *, sealed_key: str, owner_id: int, keys: Sequence[str]
-    ) -> Connection:
-        """
-        The same with a conversation's own key, where one is stored.
-
-        Raises StoredKeyUnreadable for a key that was given for another origin.
-        """
-        connection = await self.connect(name)
-        if not sealed_key or name == LOCAL.name:
-            return connection
-        origin = origin_of(self._named(name).base_url)
-        own = unseal(sealed_key, keys=keys, owner_id=owner_id, origin=origin)
-        return replace(connection, api_key=own)
-
-    def _named(self, name: str) -> Provider:
-        return next(p for p in self._config.providers if p.name == name)
-
-    async def aclose(self) -> None:
-        """Close the connections and end the embedded provider."""
-        await self._clients.aclose()
-        await self._local.aclose()

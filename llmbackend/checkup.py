@@ -18,7 +18,7 @@ from llmbackend.chat_models import usable_models
 from llmbackend.config import Provider
 from llmbackend.keys import key_file
 from llmbackend.providers import FAILURES, Clients, authorization
-from rag.embedders import embedding_models
+from rag.embedding_models import embedding_models
 
 PATIENCE = 10.0
 ENOUGH_BYTES = 1 << 30

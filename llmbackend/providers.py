@@ -1,4 +1,4 @@
-"""OpenAI-compatible endpoints: which one serves a model, and how it is reached."""
+"""OpenAI-compatible endpoints: how they are reached, and what their failures are."""
 
 from __future__ import annotations
 
@@ -22,15 +22,13 @@ import msgspec
 import openai
 from openai import AsyncOpenAI, DefaultAioHttpClient, Omit
 
-from llmbackend.config import Config, Provider
+from llmbackend.config import Provider
 from llmbackend.errors import (
     ProviderAuth,
     ProviderBusy,
     ProviderError,
     ProviderTimeout,
-    UnknownModel,
 )
-from llmbackend.patterns import matches
 from llmbackend.upstream import KEPT_ALIVE, Response, Upstream
 
 logger = logging.getLogger(__name__)
@@ -53,18 +51,6 @@ _KEY_LIKE = re.compile(
     r"|\b[0-9a-f]{32}\.\w+|(?<=bearer )[^\s\"']+",
     re.IGNORECASE,
 )
-
-
-def provider_for(model: str, *, config: Config) -> Provider:
-    """
-    The first configured provider that serves `model`; case does not matter.
-
-    Raise UnknownModel if none does. Embedded models are not known here.
-    """
-    for provider in config.providers:
-        if any(matches(model, pattern) for pattern in provider.chat_models):
-            return provider
-    raise UnknownModel(f"No configured provider serves the model “{model[:100]}”.")
 
 
 class ProviderClient(AsyncOpenAI):

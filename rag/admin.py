@@ -25,7 +25,6 @@ from rag.bases import remove_document
 from rag.highlighting import highlighted
 from rag.models import Chunk, Document, KnowledgeBase
 from rag.passages import Passage
-from rag.retrieval import retrieve
 
 CHUNKS_A_PAGE = 20
 MODES = (
@@ -123,6 +122,9 @@ class KnowledgeBaseAdmin(PageAdmin):
     def _answered(
         self, request: HttpRequest, base: KnowledgeBase, form: TryOutForm
     ) -> list[Shown] | None:
+        # It imports the SDK, which no command that only loads the admin is to wait for.
+        from rag.retrieval import retrieve
+
         asked = form.cleaned_data
         try:
             found = retrieve(

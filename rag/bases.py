@@ -12,7 +12,7 @@ from django.utils import timezone
 from accounts import audit
 from accounts.audit import Action
 from accounts.models import User
-from rag.embedders import embedding_model
+from rag.embedding_models import embedding_model
 from rag.models import Document, KnowledgeBase
 from rag.sentences import Sizes
 

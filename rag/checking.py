@@ -10,7 +10,7 @@ import numpy as np
 from django.db import transaction
 
 from rag.bases import changed, lock
-from rag.embedders import LOCAL_NGRAM
+from rag.embedding_models import LOCAL_NGRAM
 from rag.indexes import ROWS_AT_ONCE
 from rag.ingestion import stored
 from rag.models import Chunk, Document

@@ -19,7 +19,7 @@ from llmbackend import metrics
 from llmbackend.prepared import Select, given
 from rag.bias import Bias, bias_of
 from rag.dense import DenseIndex
-from rag.embedders import LOCAL_NGRAM
+from rag.embedding_models import LOCAL_NGRAM
 from rag.keyword import KeywordBuilder, KeywordIndex
 from rag.models import Chunk, Document, KnowledgeBase
 from rag.ngrams import idf_of, query_vector

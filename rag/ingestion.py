@@ -36,7 +36,8 @@ from llmbackend.errors import (
 )
 from rag.bases import changed, lock
 from rag.dense import pack
-from rag.embedders import LOCAL_NGRAM, Embedding, Matrix
+from rag.embedders import Embedding, Matrix
+from rag.embedding_models import LOCAL_NGRAM
 from rag.models import Chunk, Document, KnowledgeBase
 from rag.pacing import paced
 from rag.parsing import Parsed, ParsedChunk, Sizes, parse

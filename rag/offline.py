@@ -7,8 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from llmbackend.chat_models import Providers
 from llmbackend.config import Config
+from llmbackend.connected import Providers
 from rag.embedders import Embedding
 
 CLOSE_SECONDS = 30

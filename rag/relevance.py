@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.embedders import LOCAL_E5, LOCAL_NGRAM
+from rag.embedding_models import LOCAL_E5, LOCAL_NGRAM
 from rag.fusion import DEPTH
 from rag.overlap import Overlap
 from rag.passages import Passage

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from accounts.grants import KB_READ
 from accounts.models import User
-from llmbackend.chat_models import Providers
 from llmbackend.config import Config
+from llmbackend.connected import Providers
 from llmbackend.errors import DimensionChanged
-from rag.embedders import LOCAL_NGRAM, Embedding
+from rag.embedders import Embedding
+from rag.embedding_models import LOCAL_NGRAM
 from rag.followups import Reading, readings
 from rag.fusion import Mode, Ranked, blended, fused, keyword_weight
 from rag.indexes import Asked, Base, Indexes, Scored

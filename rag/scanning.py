@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rag.bias import Bias, Centres
 from rag.dense import DenseIndex
-from rag.embedders import LOCAL_NGRAM
+from rag.embedding_models import LOCAL_NGRAM
 from rag.indexes import (
     TERMS,
     VECTORS,

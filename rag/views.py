@@ -13,7 +13,7 @@ from rest_framework.response import Response
 from accounts.grants import KB_READ, KB_WRITE
 from accounts.models import User
 from rag import bases
-from rag.embedders import embedding_models
+from rag.embedding_models import embedding_models
 from rag.ingestion import Upload, add_document
 from rag.models import Document, KnowledgeBase
 from rag.passages import Passage

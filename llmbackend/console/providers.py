@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 
 from llmbackend.chat_models import usable_models
 from llmbackend.checkup import provider_findings
-from rag.embedders import embedding_models
+from rag.embedding_models import embedding_models
 
 
 def page(request: HttpRequest, site_context: dict[str, Any]) -> HttpResponse:

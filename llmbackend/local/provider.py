@@ -11,15 +11,16 @@ from pathlib import Path
 from llmbackend.config import Local
 from llmbackend.errors import ModelNotInstalled, ProviderError, ServerRestarting
 from llmbackend.local import child
-from llmbackend.local.e5_weights import E5_SMALL, find_e5_weights
 from llmbackend.local.engine import CONTEXT
 from llmbackend.local.order import Order
 from llmbackend.local.weights import (
+    E5_SMALL,
     Models,
     Weights,
     chat_model_name,
     engine_installed,
     find_chat_weights,
+    find_e5_weights,
     is_chat_model,
 )
 

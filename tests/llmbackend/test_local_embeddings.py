@@ -23,11 +23,10 @@ from llmbackend.config import Local
 from llmbackend.errors import ModelNotInstalled
 from llmbackend.local import child
 from llmbackend.local.child import Address
-from llmbackend.local.e5_weights import find_e5_weights
 from llmbackend.local.embeddings import MAX_TEXTS, WAITING_PASSAGES
 from llmbackend.local.order import Order
 from llmbackend.local.provider import LocalProvider
-from llmbackend.local.weights import Models, Weights, find_chat_weights
+from llmbackend.local.weights import Models, Weights, find_chat_weights, find_e5_weights
 from tests import loops
 from tests.patience import PATIENCE
 

@@ -10,6 +10,7 @@ import openai
 import pytest
 from openai.types import CreateEmbeddingResponse
 
+from llmbackend.chat_models import provider_for
 from llmbackend.config import (
     Accounts,
     Chat,
@@ -34,7 +35,6 @@ from llmbackend.providers import (
     Clients,
     authorization,
     may_be_retried,
-    provider_for,
     retry_after,
     translated,
     translated_errors,

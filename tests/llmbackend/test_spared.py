@@ -53,10 +53,18 @@ def test_an_answer_is_given_without_what_it_does_not_need(
         path = f"/api/chat/{number['conversation_id']}"
         answer = alice.post(path, json={"message": "Hi"})
         assert "full_response" in answer.text
-        imported = set(re.findall(r"^import time:.*\| +(\S+)$", server.log, re.M))
+        imported = imported_by(server.log)
+        imported_by_a_command = imported_by(server.run("usage_report").stderr)
 
     assert {"openai", "rest_framework.serializers", "rag.retrieval"} <= imported
     assert imported & NOT_FOR_AN_ANSWER == set()
+    # Half of a command's start.
+    assert "accounts.content_admin" in imported_by_a_command
+    assert imported_by_a_command & {"aiohttp", "openai"} == set()
+
+
+def imported_by(log: str) -> set[str]:
+    return set(re.findall(r"^import time:.*\| +(\S+)$", log, re.M))
 
 
 @pytest.fixture

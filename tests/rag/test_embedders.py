@@ -13,8 +13,8 @@ import pytest
 import pytest_asyncio
 from django.conf import settings as django_settings
 
-from llmbackend.chat_models import Providers
 from llmbackend.config import Provider
+from llmbackend.connected import Providers
 from llmbackend.errors import (
     LLMBackendError,
     ProviderAuth,
@@ -24,15 +24,8 @@ from llmbackend.errors import (
     ProviderTimeout,
     UnknownEmbeddingModel,
 )
-from rag.embedders import (
-    Embedding,
-    EmbeddingModel,
-    Patience,
-    RemoteEmbedder,
-    embedding_model,
-    embedding_models,
-    rows_of,
-)
+from rag.embedders import Embedding, Patience, RemoteEmbedder, rows_of
+from rag.embedding_models import EmbeddingModel, embedding_model, embedding_models
 from tests.fake_provider import JSON, FakeProvider, Script, refusal
 from tests.rag.embeddings import Embeddings, answer, encoded, item, vector_of
 

@@ -9,7 +9,7 @@ import pytest
 from django.conf import settings
 from django.utils import timezone
 
-from llmbackend.chat_models import Providers
+from llmbackend.connected import Providers
 from rag.bases import changed
 from rag.dense import pack
 from rag.followups import readings
