@@ -13,7 +13,7 @@ from accounts.models import User
 from chat import prompts
 from chat.asks import Ask
 from chat.grounding import Grounded, Source, grounded
-from conversations.sources import note_sources, sources_before
+from conversations.sources import base_before, note_sources
 from conversations.turns import Turn
 from llmbackend.chat_models import TOKENS_KEPT_FOR_ANSWER, context_window
 from llmbackend.threads import DatabaseThreads
@@ -71,12 +71,12 @@ def base_for(user: User, ask: Ask) -> Base | None:
         return base_of(user=user, knowledge_base_id=ask.knowledge_base_id)
     if not ask.same_base:
         return None
-    sources = sources_before(
+    base_id = base_before(
         user=user, conversation_id=ask.conversation_id, asked=ask.asked
     )
-    if not sources:
+    if base_id is None:
         return None
-    return base_of(user=user, knowledge_base_id=uuid.UUID(sources[0]["kb_id"]))
+    return base_of(user=user, knowledge_base_id=base_id)
 
 
 def room_for(base: Base | None, *, top_k: int) -> int:

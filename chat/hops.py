@@ -32,6 +32,7 @@ def open_and_find_base(
         asked=ask.asked,
         writer=writer,
         key=ask.key,
+        knowledge_base_id=base.id if base else None,
         passages=room_for(base, top_k=ask.top_k),
     )
     return opened, base

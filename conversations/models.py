@@ -229,6 +229,9 @@ class Message(models.Model):
     )
     model = models.CharField(_("model"), max_length=200, blank=True, default="")
     provider = models.CharField(_("provider"), max_length=200, blank=True, default="")
+    # The base the answer was to rest on, though nothing may have been found there. No
+    # foreign key: the base may be deleted, and this app knows none.
+    knowledge_base_id = models.UUIDField(_("knowledge base"), null=True)
     sources = models.JSONField(_("sources"), default=list, blank=True)
     prompt_tokens = models.PositiveIntegerField(_("prompt tokens"), null=True)
     completion_tokens = models.PositiveIntegerField(_("answer tokens"), null=True)

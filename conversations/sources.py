@@ -1,4 +1,4 @@
-"""The passages that answers rest on, as they are stored."""
+"""The base and the passages that answers rest on, as they are stored."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from conversations.turns import Turn
 from conversations.writers import held_by
 
 
-def sources_before(*, user: User, conversation_id: int, asked: Asked) -> list[Any]:
-    """What the answer rests on that is edited away, written anew or continued."""
+def base_before(*, user: User, conversation_id: int, asked: Asked) -> uuid.UUID | None:
+    """The base of the answer that is edited away, written anew or continued."""
     if isinstance(asked, Question):
-        return []
+        return None
     conversation = Conversation.objects.owned_by(user).fetch(conversation_id)
     answers = Message.objects.filter(
         conversation=conversation, role=Message.Role.ASSISTANT
@@ -26,7 +26,10 @@ def sources_before(*, user: User, conversation_id: int, asked: Asked) -> list[An
         answers = answers.filter(pk=conversation.active_leaf_id or 0)
     else:
         answers = answers.filter(number=asked.message_id)
-    return answers.values_list("sources", flat=True).first() or []
+    found = answers.values_list("knowledge_base_id", "sources").first()
+    base_id, sources = found or (None, [])
+    # Answers that were imported or are of earlier versions have it in these alone.
+    return base_id or (uuid.UUID(sources[0]["kb_id"]) if sources else None)
 
 
 def note_sources(*, turn: Turn, writer: uuid.UUID, sources: list[Any]) -> None:

@@ -82,18 +82,29 @@ def open_turn(
     asked: Asked,
     writer: uuid.UUID,
     key: Once | None = None,
+    knowledge_base_id: uuid.UUID | None = None,
     passages: int = 0,
 ) -> Opened | str:
     """
     Store a question and the empty answer `writer` will fill, or reopen an answer.
 
     Where `key` did so before, nothing happens: what it made then is returned, as
-    `made_by` puts it. `passages` is how many tokens a knowledge base may add to what is
-    sent. Raises NotFound, NotActive, NothingToContinue, UnknownModel, Forbidden for a
-    model that is not granted, IdempotencyMismatch, what `admit` raises and, while
-    another answer is being written, AnswerInProgress.
+    `made_by` puts it. `passages` is how many tokens the knowledge base, if the answer
+    is to rest on one, may add to what is sent. Raises NotFound, NotActive,
+    NothingToContinue, UnknownModel, Forbidden for a model that is not granted,
+    IdempotencyMismatch, what `admit` raises and, while another answer is being written,
+    AnswerInProgress.
     """
-    opened = partial(_open_turn, user, conversation_id, asked, writer, key, passages)
+    opened = partial(
+        _open_turn,
+        user,
+        conversation_id,
+        asked,
+        writer,
+        key,
+        knowledge_base_id,
+        passages,
+    )
     try:
         return opened()
     except (AnswerInProgress, LimitReached):
@@ -153,6 +164,7 @@ def _open_turn(
     asked: Asked,
     writer: uuid.UUID,
     key: Once | None,
+    knowledge_base_id: uuid.UUID | None,
     passages: int,
 ) -> Opened | str:
     with transaction.atomic():
@@ -170,7 +182,8 @@ def _open_turn(
             user, conversation=conversation, asked=asked, passages=passages
         )
         now = timezone.now()
-        new = _New(conversation, last + 1, _Writing(provider, writer, now, set_aside))
+        writing = _Writing(provider, knowledge_base_id, writer, now, set_aside)
+        new = _New(conversation, last + 1, writing)
         rows = _rows(new, asked)
         titled = "" if conversation.title else made_of(rows.question.content)
         _BEGUN.run(
@@ -230,9 +243,10 @@ def made_by(answer: Message | _Begun) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Writing:
-    """Who writes the answer, since when, and the tokens it may take."""
+    """Who writes the answer, from what, since when, and the tokens it may take."""
 
     provider: str
+    knowledge_base_id: uuid.UUID | None
     writer: uuid.UUID
     now: datetime
     set_aside: int
@@ -266,7 +280,9 @@ _BEGUN = Update(
 _NEW = ("conversation_id", "number", "parent_id", "role", "created_at")
 _ADD_QUESTION = Insert(Message, *_NEW, "content", "finished_at")
 _ADD_ANSWER = Insert(
-    Message, *_NEW, "status", "model", "provider", "writer_id", "set_aside"
+    Message,
+    *(*_NEW, "status", "model", "provider", "knowledge_base_id"),
+    *("writer_id", "set_aside"),
 )
 
 
@@ -349,6 +365,7 @@ class _New:
             status=Status.STREAMING,
             model=self.conversation.model,
             provider=self.writing.provider,
+            knowledge_base_id=self.writing.knowledge_base_id,
             writer_id=self.writing.writer,
             set_aside=self.writing.set_aside,
             created_at=self.writing.now,

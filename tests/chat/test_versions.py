@@ -310,6 +310,30 @@ class TestRegenerate:
         assert "Swifts sleep" in grounded
         assert "Swifts sleep" not in str(plain)
 
+    @pytest.mark.parametrize("how", ["regenerated", "edited", "in a copy"])
+    def test_who_found_nothing_in_a_base_is_answered_from_it_anew(
+        self, as_alice: Client, conversation: int, provider: FakeProvider, how: str
+    ) -> None:
+        base = make_base(as_alice)
+        asked = {"conversation_id": conversation, "kb_id": base, "message": "Swifts?"}
+        as_alice.post("/api/rag/chat", json=asked)
+        as_alice.post(
+            "/api/rag/doc/upload",
+            data={"kb_id": base},
+            files={"file": ("a.txt", b"Swifts sleep while they fly.")},
+        )
+        if how == "in a copy":
+            made = as_alice.post(f"/api/conversations/{conversation}/duplicate")
+            conversation = made.json()["conversation_id"]
+
+        if how == "edited":
+            do(as_alice, conversation, "edit", message_id=1, message="And swifts?")
+        else:
+            do(as_alice, conversation, "regenerate")
+
+        sent = provider.requests[-1].body["messages"][-1]["content"]
+        assert "Swifts sleep" in sent
+
 
 class TestEdit:
     def test_the_new_question_stands_beside_the_old(
