@@ -317,7 +317,8 @@ def test_a_success_waits_for_no_lock_that_a_failure_holds(behind_proxy, monkeypa
         assert not failing.done()
         gate.set()
         assert isinstance(failing.exception(20), InvalidCredentials)
-        pool.submit(connection.close)
+        # The name is looked up there: here it would be this thread's connection.
+        pool.submit(lambda: connection.close()).result()
 
 
 def test_workers_count_together(tmp_path):
