@@ -7,8 +7,12 @@ A request's head has a time and a size, and a client that takes nothing has a ti
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import struct
+import termios
 import time
 import uuid
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
@@ -42,7 +46,7 @@ class Stall:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
-        self._left, self._idle = self._transport.get_write_buffer_size(), 0
+        self._left, self._idle = untaken(self._transport), 0
         self._wait()
 
     def end(self) -> None:
@@ -56,13 +60,26 @@ class Stall:
         self._timer = loop.call_later(self._every, self._look)
 
     def _look(self) -> None:
-        left = self._transport.get_write_buffer_size()
+        left = untaken(self._transport)
         self._idle = self._idle + 1 if left >= self._left else 0
         self._left = left
         if self._idle < self.looks:
             self._wait()
         else:
             self._transport.abort()
+
+
+def untaken(transport: Any) -> int:
+    """
+    How many bytes a client has yet to take, those that the system holds among them.
+
+    The transport's own stay as they are until there is much room with the system.
+    """
+    held = bytes(4)
+    with suppress(OSError):
+        plain = transport.get_extra_info("socket")
+        held = fcntl.ioctl(plain.fileno(), termios.TIOCOUTQ, held)
+    return int(transport.get_write_buffer_size() + struct.unpack("i", held)[0])
 
 
 class PatientSocket(WebSocketsSansIOProtocol):

@@ -261,6 +261,21 @@ class TestClientsThatTakeNothing:
                 taken = 0
                 while taken < 4 << 20:
                     taken += len(slow.recv(1 << 20))
+        assert left.wait(PATIENCE)
+
+    def test_one_that_takes_little_at_a_time_is_not(
+        self, offering: tuple[str, int]
+    ) -> None:
+        left.clear()
+        with closing(socket.socket()) as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.settimeout(PATIENCE)
+            slow.connect(offering)
+            slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            for _ in range(60):
+                slow.recv(2048)
+                assert not left.wait(0.05)
+        assert left.wait(PATIENCE)
 
 
 left = threading.Event()
