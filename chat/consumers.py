@@ -76,9 +76,14 @@ class StreamingConsumer(AsyncHttpConsumer):
             await self.refuse(self._cut)
 
     def cut(self, error: LLMBackendError) -> None:
-        """End the stream from outside, telling its reader why."""
-        self._cut = error
-        self._handling.cancel()
+        """
+        End the stream from outside, telling its reader why.
+
+        That may take a slow reader longer than until it is to be cut again.
+        """
+        if self._cut is None:
+            self._cut = error
+            self._handling.cancel()
 
     async def stream(self, body: bytes) -> None:
         """Answer the request; an error raised here becomes a status."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from typing import Any
 
+import httpx2
 import pytest
 from django.core import signing
 from django.db.models.functions import Now
@@ -430,6 +432,32 @@ def test_a_reader_loses_the_stream_when_its_user_is_logged_out_everywhere(
         held.release.set()
     until_idle(served)
     assert Message.objects.get(number=2).content == WHOLE
+
+
+def test_a_slow_reader_is_told_so_however_often_its_sign_in_is_found_ended(
+    as_alice: Client, conversation: int, provider: FakeProvider, served: Served
+) -> None:
+    connections = served.application.answers.connections
+    as_alice.post(f"/api/chat/{conversation}", json={"message": "Hi"})
+    until_idle(served)
+    # More than the system takes for a client that reads nothing.
+    Message.objects.filter(number=2).update(content="x" * (16 << 20))
+    url, token = httpx2.URL(served.base_url), as_alice.headers["Authorization"]
+    with closing(socket.create_connection((url.host, url.port), PATIENCE)) as slow:
+        slow.sendall(
+            f"GET {stream(conversation)}?last_event_id=2-0-0 HTTP/1.1\r\n"
+            f"Host: {url.host}\r\nAuthorization: {token}\r\n"
+            "Connection: close\r\n\r\n".encode()
+        )
+        assert slow.recv(64).startswith(b"HTTP/1.1 200")
+        User.objects.filter(username="alice").update(token_version=1)
+        on_loop(served, connections.end_the_ended())
+        on_loop(served, connections.end_the_ended())
+
+        told = b"".join(iter(lambda: slow.recv(1 << 20), b""))
+
+    assert told.endswith(b"\n\n\r\n0\r\n\r\n")
+    assert b"This sign-in has ended." in told[-200:]
 
 
 def followed(served: Served) -> set[int]:
