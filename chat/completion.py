@@ -252,7 +252,9 @@ class Completion:
             self._take_chunk(chunk)
 
     def _take_document(self, body: bytes) -> None:
-        self._take(body.removeprefix(BOM).strip())
+        body = body.removeprefix(BOM).strip()
+        if not self._take_plain(body):
+            self._take(body)
         self.done = bool(self._text or self._reasoning or self.finish_reason)
         if not self.done and not self._failure:
             self._fail(ProviderProtocol())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import example, given, strategies as st
 
 from chat.completion import Completion, Delta
@@ -70,3 +71,16 @@ def heard(sent: list[dict[str, Any]]) -> list[Any]:
 
 def said(delta: Delta | None) -> tuple[str, str] | None:
     return None if delta is None else (delta.text, delta.reasoning)
+
+
+@pytest.mark.parametrize(("before", "after"), [(b"data: ", b"\n\n"), (b"", b"")])
+def test_what_nobody_reads_need_not_be_text(before: bytes, after: bytes) -> None:
+    completion = Completion(max_characters=1000, max_line=10_000)
+    chunk = (
+        b'{"id":"\xff","choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}'
+    )
+
+    heard = completion.feed(before + chunk + after) or completion.close()
+
+    assert heard == Delta("a", "")
+    assert completion.outcome().finish_reason == "stop"
