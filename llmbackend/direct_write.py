@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -20,8 +21,12 @@ Write = Callable[[bytes], bool]
 
 
 def offered(cycle: RequestResponseCycle) -> dict[str, dict[object, object]]:
-    """What a scope's `extensions` say of it, for one request."""
-    return {NAME: {"write": partial(write, cycle)}}
+    """
+    What the scope of `cycle` says of it among its `extensions`.
+
+    By a weak reference: a cycle holds its scope, and would be garbage for a while.
+    """
+    return {NAME: {"write": partial(write, ref(cycle))}}
 
 
 def writer_of(scope: Mapping[str, Any]) -> Write | None:
@@ -30,13 +35,16 @@ def writer_of(scope: Mapping[str, Any]) -> Write | None:
     return write
 
 
-def write(cycle: RequestResponseCycle, part: bytes) -> bool:
+def write(of: ref[RequestResponseCycle], part: bytes) -> bool:
     """
     Write a part as `send` does, more to follow; False where that has to wait.
 
     It is False, too, before the answer has begun, and once its client has gone.
     """
-    if cycle.flow.write_paused or cycle.disconnected or not cycle.chunked_encoding:
+    cycle = of()
+    if cycle is None or cycle.flow.write_paused or cycle.disconnected:
+        return False
+    if not cycle.chunked_encoding:
         return False
     if part:
         cycle.transport.write(b"%x\r\n%b\r\n" % (len(part), part))

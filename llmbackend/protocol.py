@@ -204,7 +204,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_waiting()
         self._in_body = True
         super().on_headers_complete()
-        self.scope["extensions"] = offered(self.cycle)
+        if not self.parser.should_upgrade():
+            self.scope["extensions"] = offered(self.cycle)
 
     def on_message_complete(self) -> None:
         if self._is_to_be_fed_again():

@@ -119,19 +119,11 @@ def served(
 
 def serving() -> Iterator[Served]:
     from llmbackend.asgi import Application
-    from llmbackend.serving import bind
+    from llmbackend.serving import bind, uvicorn_config
 
     application = Application()
     listening = bind(host="127.0.0.1", port=0)
-    config = uvicorn.Config(
-        application,
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(uvicorn_config(application))
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     while not server.started:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
 import uuid
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from accounts.tokens import Claims, claims_of, issue
 from chat.answers import Answers, Reading
@@ -254,3 +256,19 @@ async def test_a_piece_is_encoded_once_for_all_who_stand_at_the_same_place() -> 
     assert lines.encoded == pieces
     assert len(set(heard)) == 1
     assert b'"Hello there"' in heard[0]
+
+
+def test_a_request_is_no_garbage_of_the_server(as_alice: Client) -> None:
+    def requests() -> int:
+        return sum(isinstance(each, RequestResponseCycle) for each in gc.get_objects())
+
+    as_alice.get("/api/conversations/list")
+    gc.collect()
+    gc.disable()
+    try:
+        before = requests()
+        for _ in range(20):
+            as_alice.get("/api/conversations/list")
+        assert requests() <= before + 1
+    finally:
+        gc.enable()
