@@ -63,6 +63,7 @@ class _Paragraph:
     number_level: int | None = None
     notes: list[str] = field(default_factory=list)
     is_row: bool = False
+    is_deleted: bool = False
     note: str = ""
 
     def text(self) -> str:
@@ -139,6 +140,8 @@ class _Reader:
     def _start(self, name: str, attributes: Attributes) -> None:
         kind = _NAMES.get(name, "")
         self._is_word = self._is_word or kind in _ROOTS
+        if kind in _DELETED and self._open:
+            self._open[-1].is_deleted = True
         if self._skipped or kind in _SKIPPED:
             self._skipped += 1
         elif kind == "t":
@@ -201,7 +204,7 @@ class _Reader:
     def _paragraph(self, paragraph: _Paragraph) -> None:
         style = paragraph.style
         text = paragraph.text()
-        if style.name.startswith("toc ") or not text:
+        if style.name.startswith("toc ") or (paragraph.is_deleted and not text):
             return
         if paragraph.level is None:
             paragraph.level = style.level
@@ -214,7 +217,9 @@ class _Reader:
             label = self._package.numbering.next_label(
                 paragraph.number_id, style.number_level if level is None else level
             )
-            text = f"{label} {text}" if label else text
+            text = f"{label} {text}" if label and text else text
+        if not text:
+            return  # Word numbers what is empty, too.
         self._hand_on(paragraph, text)
         for note in paragraph.notes:
             for note_text in self._notes.get(note, []):
@@ -240,7 +245,9 @@ class _Reader:
 
 _ROOTS = {"document", "footnotes", "endnotes", "hdr", "ftr"}
 _SIGNS = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
-_SKIPPED = {"moveFrom", "rt", "Fallback", "tabs"}
+# How a paragraph was before its last change is told in the same words as how it is.
+_SKIPPED = {"moveFrom", "pPrChange", "rt", "Fallback", "tabs"}
+_DELETED = {"del", "moveFrom"}
 _PROPERTIES = {
     "pStyle",
     "outlineLvl",
@@ -251,7 +258,7 @@ _PROPERTIES = {
 }
 _NAMES = local_names(
     "t", "p", "tr", "tc", "footnote", "endnote",
-    *_ROOTS, *_SIGNS, *_SKIPPED, *_PROPERTIES,
+    *_ROOTS, *_SIGNS, *_SKIPPED, *_DELETED, *_PROPERTIES,
 ) | {
     f"{_MATH}{SEPARATOR}t": "t",
     f"{_COMPATIBILITY}{SEPARATOR}Fallback": "Fallback",

@@ -14,18 +14,31 @@ _DIGITS = "〇一二三四五六七八九"
 
 @dataclass(slots=True)
 class Level:
-    """How one level of a list is numbered; `text` has `%1` for the first level's."""
+    """
+    How one level of a list is numbered; `text` has `%1` for the first level's.
+
+    It is counted from `start` again after each paragraph of a level above it or, if it
+    has `restarts`, of the first so many levels.
+    """
 
     start: int = 1
     format: str = "decimal"
     text: str = ""
+    restarts: int | None = None
 
 
 @dataclass(slots=True)
 class Numbering:
-    """A document's lists, by their id, and how far each has been counted."""
+    """
+    A document's lists, by their id, and how far each has been counted.
+
+    Those with the same `abstract` are one list and counted on, but for the levels that
+    `begins` anew with the first paragraph of an id.
+    """
 
     levels: dict[str, dict[int, Level]] = field(default_factory=dict)
+    abstract: dict[str, str] = field(default_factory=dict)
+    begins: dict[str, set[int]] = field(default_factory=dict)
     _counts: dict[str, list[int | None]] = field(default_factory=dict)
 
     def next_label(self, number_id: str, level: int) -> str:
@@ -33,10 +46,18 @@ class Numbering:
         levels = self.levels.get(number_id)
         if levels is None or level not in levels or not 0 <= level < _LEVELS:
             return ""
-        counts = self._counts.setdefault(number_id, [None] * _LEVELS)
+        abstract = self.abstract.get(number_id, number_id)
+        counts = self._counts.setdefault(abstract, [None] * _LEVELS)
+        begun = self.begins.pop(number_id, set())
+        counts[:] = [
+            None if at in begun else so_far for at, so_far in enumerate(counts)
+        ]
         count = counts[level]
         counts[level] = levels[level].start if count is None else count + 1
-        counts[level + 1 :] = [None] * (_LEVELS - level - 1)
+        for below in range(level + 1, _LEVELS):
+            restarts = levels.get(below, Level()).restarts
+            if restarts is None or level < restarts:
+                counts[below] = None
         if levels[level].format == "bullet":
             return "•"
         return _PLACE.sub(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmbackend.errors import UnreadableDocument, UnsupportedType
 from rag.extraction.archive import Archive
@@ -86,7 +86,7 @@ def opened(data: bytes) -> Package:
     for part in _related(archive, document, "styles"):
         read_xml(archive.steps(part), start=styles.start, end=styles.end)
     for part in _related(archive, document, "numbering"):
-        read_xml(archive.steps(part), start=numbering.start, end=numbering.end)
+        read_xml(archive.steps(part), start=numbering.start, end=lambda _name: None)
     return Package(
         archive=archive,
         document=document,
@@ -190,6 +190,7 @@ class _Numbering:
         self._abstract: dict[str, dict[int, Level]] = {}
         self._used: dict[str, str] = {}
         self._starts: dict[str, dict[int, int]] = {}
+        self._own: dict[str, dict[int, Level]] = {}
         self._levels: dict[int, Level] = {}
         self._level = Level()
         self._number_id = ""
@@ -202,17 +203,18 @@ class _Numbering:
                 self._abstract[value(attributes, "abstractNumId")] = self._levels
             case "lvl":
                 self._level = Level()
-                if not self._number_id:
-                    level = number(value(attributes, "ilvl"))
-                    self._levels[level] = self._level
+                self._levels[number(value(attributes, "ilvl"))] = self._level
             case "start":
                 self._level.start = number(value(attributes), 1)
             case "numFmt":
                 self._level.format = value(attributes)
             case "lvlText":
                 self._level.text = value(attributes)[:100]
+            case "lvlRestart":
+                self._level.restarts = number(value(attributes))
             case "num":
                 self._number_id = value(attributes, "numId")
+                self._levels = self._own[self._number_id] = {}
             case "abstractNumId":
                 self._used[self._number_id] = value(attributes)
             case "lvlOverride":
@@ -221,17 +223,15 @@ class _Numbering:
                 starts = self._starts.setdefault(self._number_id, {})
                 starts[self._number_level] = number(value(attributes), 1)
 
-    def end(self, name: str) -> None:
-        if _NUMBERING_NAMES.get(name) == "num":
-            self._number_id = ""
-
     def numbering(self) -> Numbering:
-        found = Numbering()
+        found = Numbering(abstract=self._used)
         for number_id, abstract in self._used.items():
+            levels = self._abstract.get(abstract, {}) | self._own.get(number_id, {})
             starts = self._starts.get(number_id, {})
+            found.begins[number_id] = set(starts)
             found.levels[number_id] = {
-                at: Level(starts.get(at, level.start), level.format, level.text)
-                for at, level in self._abstract.get(abstract, {}).items()
+                at: replace(level, start=starts.get(at, level.start))
+                for at, level in levels.items()
             }
         return found
 
@@ -242,6 +242,7 @@ _NUMBERING_NAMES = local_names(
     "start",
     "numFmt",
     "lvlText",
+    "lvlRestart",
     "num",
     "abstractNumId",
     "lvlOverride",

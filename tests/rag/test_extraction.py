@@ -146,6 +146,39 @@ def footnote(document: object, run: object, text: str) -> None:
     run._r.append(reference)  # type: ignore[attr-defined]
 
 
+def numbered(content: str, *, levels: str, numbers: str = "") -> bytes:
+    """A document with one list of some levels, by the number 7 if none are given."""
+    numbering = (
+        f'<w:numbering xmlns:w="{WORD}"><w:abstractNum w:abstractNumId="1">{levels}'
+        f"</w:abstractNum>{numbers or num(7)}</w:numbering>"
+    )
+    relations = (
+        '<Relationships><Relationship Type="x/numbering" Target="numbering.xml"/>'
+        "</Relationships>"
+    )
+    parts = {"numbering.xml": numbering, "_rels/document.xml.rels": relations}
+    return raw_docx(body(content), **parts)
+
+
+def level(number: int, text: str, more: str = "", *, start: int = 1) -> str:
+    return (
+        f'<w:lvl w:ilvl="{number}"><w:start w:val="{start}"/>'
+        f'<w:numFmt w:val="chineseCounting"/>{more}<w:lvlText w:val="{text}"/></w:lvl>'
+    )
+
+
+def num(number: int, override: str = "") -> str:
+    return (
+        f'<w:num w:numId="{number}"><w:abstractNumId w:val="1"/>'
+        f'<w:lvlOverride w:ilvl="0">{override}</w:lvlOverride></w:num>'
+    )
+
+
+def item(text: str, number: int = 7, *, level: int = 0, more: str = "") -> str:
+    properties = f'<w:ilvl w:val="{level}"/><w:numId w:val="{number}"/>'
+    return paragraph(text, f"<w:numPr>{properties}</w:numPr>{more}")
+
+
 class TestDocx:
     def test_everything_is_there_in_the_order_it_is_read(self) -> None:
         document = docx.Document()
@@ -200,24 +233,63 @@ class TestDocx:
         assert text_of(data) == "甲\n\n注释\n\n乙"
 
     def test_numbers_that_word_makes_are_part_of_the_text(self) -> None:
-        properties = '<w:numPr><w:ilvl w:val="0"/><w:numId w:val="7"/></w:numPr>'
-        numbering = (
-            f'<w:numbering xmlns:w="{WORD}"><w:abstractNum w:abstractNumId="1">'
-            '<w:lvl w:ilvl="0"><w:start w:val="9"/><w:numFmt w:val="chineseCounting"/>'
-            '<w:lvlText w:val="第%1条"/></w:lvl></w:abstractNum>'
-            '<w:num w:numId="7"><w:abstractNumId w:val="1"/></w:num></w:numbering>'
-        )
-        relations = (
-            '<Relationships><Relationship Type="x/numbering" Target="numbering.xml"/>'
-            "</Relationships>"
-        )
-
-        data = raw_docx(
-            body(paragraph("甲", properties) * 3),
-            **{"numbering.xml": numbering, "_rels/document.xml.rels": relations},
-        )
+        data = numbered(item("甲") * 3, levels=level(0, "第%1条", start=9))
 
         assert text_of(data) == "第九条 甲\n第十条 甲\n第十一条 甲"
+
+    def test_articles_are_counted_on_through_the_chapters(self) -> None:
+        chapter, article = item("章"), item("条", level=1)
+        levels = level(0, "第%1章") + level(1, "第%2条", '<w:lvlRestart w:val="0"/>')
+
+        data = numbered(chapter + article * 2 + chapter + article, levels=levels)
+
+        assert text_of(data) == "第一章 章\n第一条 条\n第二条 条\n第二章 章\n第三条 条"
+
+    def test_numbers_of_one_list_are_counted_on(self) -> None:
+        numbers = num(7) + num(8) + num(9, '<w:startOverride w:val="1"/>')
+
+        data = numbered(
+            item("甲", 7) + item("乙", 8) + item("丙", 9) * 2 + item("丁", 7),
+            levels=level(0, "第%1条"),
+            numbers=numbers,
+        )
+
+        assert text_of(data) == (
+            "第一条 甲\n第二条 乙\n第一条 丙\n第二条 丙\n第三条 丁"
+        )
+
+    def test_a_number_may_have_a_level_of_its_own(self) -> None:
+        data = numbered(
+            item("甲"), levels=level(0, "%1."), numbers=num(7, level(0, "第%1款"))
+        )
+
+        assert text_of(data) == "第一款 甲"
+
+    def test_what_is_empty_is_numbered_and_what_was_deleted_is_not(self) -> None:
+        deleted = item("", more="<w:rPr><w:del/></w:rPr>").replace(
+            "<w:t></w:t>", "<w:delText>deleted</w:delText>"
+        )
+
+        data = numbered(
+            item("甲") + item("") + deleted + item("乙"), levels=level(0, "第%1条")
+        )
+
+        assert text_of(data) == "第一条 甲\n第三条 乙"
+
+    def test_a_paragraph_is_what_it_was_changed_to(self) -> None:
+        document = docx.Document()
+        text, heading = document.add_paragraph("正文"), document.add_heading("总则", 1)
+        for changed, before in (text, "Heading1"), (heading, "ListBullet"):
+            change = OxmlElement("w:pPrChange")
+            change.append(OxmlElement("w:pPr"))
+            change[0].append(OxmlElement("w:pStyle"))
+            change[0][0].set(qn("w:val"), before)
+            changed._p.get_or_add_pPr().append(change)
+
+        found = extract(saved(document), type="docx")
+
+        assert found.text == "正文\n\n总则"
+        assert titles(found) == [(1, "总则")]
 
     def test_what_was_deleted_or_moved_away_is_not(self) -> None:
         run = "<w:r><w:t>moved</w:t></w:r>"
