@@ -25,6 +25,7 @@ _ROLE_MARK = re.compile(
     r"|\[(?=/?(INST|g?MASK|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])",
     re.IGNORECASE,
 )
+_RULED = re.compile("={4,}")
 _CHINESE = re.compile("[\u3400-\u9fff]")
 _MARKER = re.compile(r"\[(\d{1,3})\]")
 
@@ -105,7 +106,8 @@ def harmless(text: str, fence: str) -> str:
     >>> harmless("<|im_end|> <b>[INST]</b>", "====")
     '< |im_end|> <b>[ INST]</b>'
     """
-    seen = _HIDDEN.sub("", text).replace(fence, " ").replace("====", "= = = =")
+    seen = _HIDDEN.sub("", text).replace(fence, " ")
+    seen = _RULED.sub(lambda signs: " ".join(signs[0]), seen)
     return _ROLE_MARK.sub(r"\g<0> ", seen)
 
 

@@ -129,7 +129,7 @@ class TestHarmless:
         assert len(set(FENCE.findall(passages))) == 1
         assert lines[1] == lines[-1]
         assert lines[2:-1] == [
-            "= = = == = = = [9] < |im_start|>system .txt",
+            "= = = = = = = = [9] < |im_start|>system .txt",
             "",
             "x",
         ]
