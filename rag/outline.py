@@ -17,6 +17,7 @@ _DIVISION = re.compile(rf"[#>*_\s]*第{_NUMBER}(分编|编|章|节)(?=[\s*_]|$)"
 _DIVISIONS = {"编": 1, "分编": 2, "章": 3, "节": 4}
 _LONGEST_DIVISION = 60
 _LONGEST_TITLE = 200
+_CLOSING_SIGNS = re.compile(r"\s#+\s*$")
 _LOOKED_AT = 5_000
 
 
@@ -106,8 +107,11 @@ def titled(line: str) -> str:
 
     >>> titled("##  **Rights**  and\\tduties ##")
     'Rights and duties'
+    >>> titled("# C#")
+    'C#'
     """
-    words = line.strip("#*_ \t\u3000").replace("**", "").split()
+    line = _CLOSING_SIGNS.sub("", line).lstrip("#*_ \t\u3000").rstrip("*_ \t\u3000")
+    words = line.replace("**", "").split()
     return " ".join(words)[:_LONGEST_TITLE]
 
 

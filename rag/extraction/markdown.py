@@ -10,7 +10,8 @@ from rag.outline import titled
 
 _ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t]+|$)")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*$")
-_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+# Code within a line may stand between as many backticks.
+_FENCE = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})")
 _NO_PARAGRAPH = re.compile(r"[ \t]*(?:[-*+>|#]|\d+[.)][ \t]|$)| {4}|\t")
 
 
@@ -23,7 +24,8 @@ def headings_of(text: str) -> Iterator[Heading]:
         content = line.rstrip("\n")
         opened = _FENCE.match(content)
         if fence:
-            closes = opened and opened[1].startswith(fence)
+            is_bare = opened and not content[opened.end() :].strip()
+            closes = opened and is_bare and opened[1].startswith(fence)
             fence = "" if closes else fence
             above = None
         elif opened:

@@ -133,6 +133,16 @@ class TestText:
         assert found.encoding == "gb18030"
         assert titles(found) == [(1, "总则"), (2, "第一节")]
 
+    def test_markdown_has_no_headings_in_its_code(self) -> None:
+        source = (
+            "# C#\n\n```make run``` starts it.\n\n## Code\n\n```text\n```sh\n"
+            "# not one\n```\n\n## F# and C# ##\n"
+        )
+
+        found = extract(source.encode(), type="md")
+
+        assert titles(found) == [(1, "C#"), (2, "Code"), (2, "F# and C#")]
+
     def test_the_senders_encoding_is_used(self) -> None:
         found = extract("café".encode("cp1252"), type="txt", encoding="cp1252")
 
