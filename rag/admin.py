@@ -32,6 +32,11 @@ MODES = (
     ("dense", _("by meaning")),
     ("keyword", _("by words")),
 )
+# What only a document that is not being uploaded fails with.
+FAILURES = {
+    "interrupted": _("The server process ended before the document was ready."),
+    "damaged": _("What was stored of the document was damaged."),
+}
 
 
 class TryOutForm(forms.Form):
@@ -234,7 +239,8 @@ class DocumentAdmin(PageAdmin):
     def reason(self, document: Document) -> str:
         if not document.error_code:
             return self.get_empty_value_display()
-        return gettext(str(error_of(document.error_code)))
+        own = FAILURES.get(document.error_code)
+        return str(own or gettext(str(error_of(document.error_code))))
 
 
 def uuid_in(term: str) -> uuid.UUID | None:

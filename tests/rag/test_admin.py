@@ -141,11 +141,21 @@ def test_a_base_is_deleted_with_its_documents(
     assert not Chunk.objects.exists()
 
 
-def test_a_failed_document_says_why(browser: Browser, document: Document) -> None:
-    Document.objects.update(status="failed", error_code="no_text")
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("no_text", "The document holds no text, only images."),
+        ("interrupted", "The server process ended before the document was ready."),
+        ("damaged", "What was stored of the document was damaged."),
+    ],
+)
+def test_a_failed_document_says_why(
+    browser: Browser, document: Document, code: str, reason: str
+) -> None:
+    Document.objects.update(status="failed", error_code=code)
 
     listed = browser.get("/admin/rag/document/").content.decode()
     page = browser.get(f"/admin/rag/document/{document.pk}/change/").content.decode()
 
-    assert "no_text" in listed
-    assert "The document holds no text, only images." in page
+    assert code in listed
+    assert reason in page
