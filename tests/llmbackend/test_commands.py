@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import stat
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from django.core.management import call_command
 
 from tests import fake_provider
 from tests.fake_provider import FakeProvider, Script, refusal
+from tests.patience import PATIENCE
 from tests.served import ON_SQLITE, ServeProcess, fake_section, serving
 
 
@@ -162,6 +166,30 @@ class TestBackups:
         assert kept.read_bytes() == secrets.read_bytes()
         assert stat.S_IMODE(kept.stat().st_mode) == 0o600
         assert not list(other.database.parent.glob("*.before-restore*"))
+
+    def test_a_large_one_ends_beside_a_server_that_never_stops_writing(
+        self, tmp_path: Path
+    ) -> None:
+        server = ServeProcess(tmp_path, config=ON_SQLITE)
+        server.make_database()
+        backup, written = tmp_path / "monday.db", 0
+        with closing(sqlite3.connect(server.database, isolation_level=None)) as rows:
+            rows.execute("PRAGMA journal_mode=WAL")
+            rows.execute("CREATE TABLE filler (content BLOB)")
+            rows.execute("INSERT INTO filler VALUES (zeroblob(?))", [48 << 20])
+
+            server.start(str(backup), command="backup")
+            give_up = time.monotonic() + PATIENCE
+            while server.process.poll() is None and time.monotonic() < give_up:
+                rows.execute("INSERT INTO filler VALUES ('later')")
+                written += 1
+        server.kill()
+
+        assert server.process.returncode == 0
+        assert written
+        with closing(sqlite3.connect(backup)) as copy:
+            (size,) = copy.execute("SELECT MAX(LENGTH(content)) FROM filler").fetchone()
+        assert size == 48 << 20
 
     def test_users_are_not_replaced_by_accident(self, tmp_path: Path) -> None:
         backup = tmp_path / "monday.db"

@@ -39,15 +39,17 @@ class Command(BaseCommand):
                 draft.touch(mode=0o600)
                 postgresql.dump(draft)
             else:
+                # Before the rows: a key goes when none of them is sealed with it.
+                secrets = key_file(settings.CONFIG).read_bytes()
                 self.copy_sqlite(draft)
-                copy_secrets(path.with_name(f"{path.name}.keys"))
+                write_secrets(secrets, path.with_name(f"{path.name}.keys"))
             draft.rename(path)
         finally:
             draft.unlink(missing_ok=True)
         self.stdout.write(f"The backup is complete: {path}")
 
     def copy_sqlite(self, target: Path) -> None:
-        """SQLite's own online copy: what was committed when it ends, and no less."""
+        """SQLite's own online copy: what was committed when it began, and no less."""
 
         def progress(status: int, remaining: int, total: int) -> None:
             self.stderr.write(f"{total - remaining} of {total} pages", ending="\r")
@@ -57,6 +59,10 @@ class Command(BaseCommand):
             closing(sqlite3.connect(settings.CONFIG.sqlite.path)) as source,
             closing(sqlite3.connect(target)) as copy,
         ):
+            # Of one moment: else whatever another process writes has it begin anew,
+            # and a large one beside a server that writes would never come to an end.
+            source.execute("BEGIN")
+            source.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
             source.backup(copy, pages=PAGES_AT_ONCE, progress=progress)
             # One file, not three, and readable where nothing may be written.
             copy.execute("PRAGMA journal_mode=DELETE")
@@ -66,9 +72,9 @@ class Command(BaseCommand):
             raise CommandError("The copy is damaged, and so is perhaps the database.")
 
 
-def copy_secrets(target: Path) -> None:
+def write_secrets(secrets: bytes, target: Path) -> None:
     """Without them nobody's stored API keys can be read."""
     # What lies there belongs to a backup that is gone, and may be longer.
     target.unlink(missing_ok=True)
     with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
-        file.write(key_file(settings.CONFIG).read_bytes())
+        file.write(secrets)
