@@ -1,9 +1,9 @@
 """
 Counting what happens within a window of time, exactly, for all workers together.
 
-The window begins with the first count and ends for all at once. The counts are in
-Redis where it is configured and answers, else in SQL; when Redis goes away, they begin
-anew there.
+The window begins with the first count, or anew with each where that is asked for, and
+ends for all at once. The counts are in Redis where it is configured and answers, else
+in SQL; when Redis goes away, they begin anew there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ INSERT INTO accounts_tally (key, count, ends_at) VALUES (%(key)s, 1, %(ends_at)s
 ON CONFLICT (key) DO UPDATE SET
     count = CASE WHEN accounts_tally.ends_at <= %(now)s
         THEN 1 ELSE accounts_tally.count + 1 END,
-    ends_at = CASE WHEN accounts_tally.ends_at <= %(now)s
+    ends_at = CASE WHEN %(anew)s = 1 OR accounts_tally.ends_at <= %(now)s
         THEN excluded.ends_at ELSE accounts_tally.ends_at END
 RETURNING count, ends_at
 """
@@ -43,10 +43,14 @@ class Counted:
     seconds_left: int
 
 
-def count(key: str, *, seconds: int) -> Counted:
-    """Count one more under `key`, for a window of `seconds` if none is open."""
-    found = cache.count(key, seconds=seconds)
-    return _counted(found or _count_in_sql(key, seconds))
+def count(key: str, *, seconds: int, anew: bool = False) -> Counted:
+    """
+    Count one more under `key`, for a window of `seconds` if none is open.
+
+    With `anew` the one that is open ends `seconds` from now, too.
+    """
+    found = cache.count(key, seconds=seconds, anew=anew)
+    return _counted(found or _count_in_sql(key, seconds, anew=anew))
 
 
 def count_up_to(key: str, *, most: int, seconds: int) -> int:
@@ -61,6 +65,7 @@ def count_up_to(key: str, *, most: int, seconds: int) -> int:
         "key": key,
         "now": now,
         "ends_at": now + seconds,
+        "anew": 0,
         "most": most,
     }
     with connection.cursor() as cursor:
@@ -85,9 +90,14 @@ def _counted(found: tuple[int, int]) -> Counted:
     return Counted(count=number, seconds_left=max(1, left))
 
 
-def _count_in_sql(key: str, seconds: int) -> tuple[int, int]:
+def _count_in_sql(key: str, seconds: int, *, anew: bool) -> tuple[int, int]:
     now = int(time.time())
-    values: dict[str, str | int] = {"key": key, "now": now, "ends_at": now + seconds}
+    values: dict[str, str | int] = {
+        "key": key,
+        "now": now,
+        "ends_at": now + seconds,
+        "anew": int(anew),
+    }
     with connection.cursor() as cursor:
         cursor.execute(_COUNT, values)
         number, ends_at = cursor.fetchone()

@@ -86,7 +86,7 @@ class PasswordThrottle:
     def succeeded(self) -> None:
         """Remember that the account's owner is at this address."""
         if not self._exempt:
-            tallies.count(self._known, seconds=KNOWN_FOR)
+            tallies.count(self._known, seconds=KNOWN_FOR, anew=True)
 
 
 def count_registration(address: str) -> None:

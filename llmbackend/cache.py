@@ -110,9 +110,11 @@ def forget_owner(owner_id: int) -> None:
     _guarded(lambda cache: cache.delete_pattern(pattern), otherwise=None)
 
 
-def count(key: str, *, seconds: int) -> tuple[int, int] | None:
+def count(key: str, *, seconds: int, anew: bool = False) -> tuple[int, int] | None:
     """
     Count under `key`, which is forgotten `seconds` after it was first counted.
+
+    With `anew` it is forgotten so long after this time instead.
 
     The count, this one included, and the seconds left; None when there is no Redis.
     """
@@ -120,8 +122,10 @@ def count(key: str, *, seconds: int) -> tuple[int, int] | None:
     def ask(cache: Any) -> tuple[int, int]:
         name = cache.client.make_key(key)
         pipe = cache.client.get_client(write=True).pipeline(transaction=True)
-        pipe.set(name, 0, ex=seconds, nx=True).incr(name).ttl(name)
-        _, counted, left = pipe.execute()
+        pipe.set(name, 0, ex=seconds, nx=True)
+        if anew:
+            pipe.expire(name, seconds)
+        *_, counted, left = pipe.incr(name).ttl(name).execute()
         return counted, left
 
     return _guarded(ask, otherwise=None)

@@ -10,6 +10,7 @@ import bcrypt
 import pytest
 from django.conf import settings as django_settings
 from django.db import connection
+from django.db.models import F
 from django.test import Client as Browser
 from redis import Redis
 
@@ -20,6 +21,7 @@ from tests import served
 from tests.conftest import PASSWORD, REDIS_PASSWORD, client_of, make_user, serving
 from tests.patience import PATIENCE
 
+DAY = 24 * 60 * 60
 HERE, THERE = "198.51.100.1", "203.0.113.9"
 PROXIES = ("127.0.0.1",)
 TOO_MANY = {
@@ -74,6 +76,22 @@ def passing(request, behind_proxy):
             client.flushall()
 
     return expire
+
+
+@pytest.fixture(params=["sql", "redis"])
+def waiting(request, behind_proxy):
+    """The same; a function that lets days go by."""
+    if request.param == "sql":
+        return lambda days: Tally.objects.update(ends_at=F("ends_at") - days * DAY)
+    redis = request.getfixturevalue("redis")
+
+    def wait(days):
+        with Redis(port=redis.port, password=REDIS_PASSWORD) as client:
+            for key in list(client.scan_iter()):
+                # What would have ended by then is removed.
+                client.expire(key, client.ttl(key) - days * DAY)
+
+    return wait
 
 
 def log_in(client, username="alice", password=PASSWORD, *, address=HERE):
@@ -157,6 +175,22 @@ class TestAnAccount:
 
         assert log_in(behind_proxy, address=HERE).status_code == 200
         assert_too_many(log_in(behind_proxy, address=THERE))
+
+    def test_knows_where_its_owner_is_for_30_days_from_the_latest_log_in(
+        self, behind_proxy, waiting
+    ):
+        log_in(behind_proxy, address=HERE)
+        waiting(29)
+        log_in(behind_proxy, address=HERE)
+        waiting(29)
+        for _ in range(11):
+            fail(behind_proxy, address=THERE)
+
+        assert log_in(behind_proxy, address=HERE).status_code == 200
+        waiting(31)
+        for _ in range(11):
+            fail(behind_proxy, address=THERE)
+        assert_too_many(log_in(behind_proxy, address=HERE))
 
     def test_counts_what_fails_where_its_owner_was_before(self, behind_proxy, passing):
         log_in(behind_proxy)
