@@ -20,7 +20,7 @@ from accounts import api_keys, audit, lifecycle, logins
 from accounts.audit import Action
 from accounts.credentials import authenticated
 from accounts.limits import NAMES
-from accounts.models import ApiKey, AuditEntry, User
+from accounts.models import ApiKey, AuditEntry, User, folded
 from accounts.own_password import too_many
 from llmbackend.errors import InvalidCredentials, RateLimited
 from llmbackend.http import address_of
@@ -129,6 +129,14 @@ class UserAdmin(CountedDeletion, DjangoUserAdmin):
             base_count=counted(User, "knowledge_bases"),
         )
 
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Names by the form in which they are compared, too, however they are typed."""
+        found, distinct = super().get_search_results(request, queryset, search_term)
+        name = folded(search_term.strip())
+        return found | queryset.filter(username_folded__contains=name), distinct
+
     @admin.display(description=_("tokens ended"))
     def tokens_ended(self, user: User) -> int:
         return user.token_version
@@ -190,12 +198,11 @@ class UserAdmin(CountedDeletion, DjangoUserAdmin):
         id: str,  # noqa: A002  It is Django's.
         form_url: str = "",
     ) -> HttpResponse:
-        row = User.objects.filter(pk=unquote(id)).values_list("password")
         with transaction.atomic():
-            before = row.first()
+            before = self.get_object(request, unquote(id))
             response = super().user_change_password(request, id, form_url)
-            if row.first() != before:
-                user = User.objects.get(pk=unquote(id))
+            user = self.get_object(request, unquote(id))
+            if user and before and user.password != before.password:
                 audit.record(Action.PASSWORD_SET, by=request.user.pk, on=user)
         return response
 

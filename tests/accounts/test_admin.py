@@ -57,6 +57,23 @@ def test_users_are_deactivated_but_not_oneself(browser, anonymous):
     assert (noted.actor_id, noted.detail) == (root.pk, "is_active: no")
 
 
+@pytest.mark.parametrize("typed", ["Ünal Weiß", "ÜNAL WEISS", "Ｎal", "alice@Example"])
+def test_a_user_is_found_however_the_name_is_typed(browser, typed):
+    unal = make_user("Ünal Weiß")
+    unal.email = "alice@example.com"
+    unal.save()
+    make_user("bob")
+
+    page = browser.get(USERS, {"q": typed})
+
+    assert [user.pk for user in page.context["cl"].result_list] == [unal.pk]
+
+
+def test_nobodys_password_is_a_404(browser):
+    assert browser.get(f"{USERS}nobody/password/").status_code == 404
+    assert browser.get(f"{USERS}99/password/").status_code == 404
+
+
 def test_users_are_listed_with_what_they_have(browser, server, anonymous):
     alice = make_user("alice")
     with client_of(server, alice) as client:
