@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from django.contrib.admin.models import LogEntry
 from django.contrib.auth.hashers import make_password
+from django.contrib.contenttypes.models import ContentType
 from django.db import (
     DatabaseError,
     IntegrityError,
@@ -85,6 +87,13 @@ def delete(user: User, *, by: int | None) -> None:
     cache.forget_owner(user.pk)
 
 
+def _forget_names(users: QuerySet[User]) -> None:
+    """What Django's admin noted of changes to an account bears the user's name."""
+    ids = [str(pk) for pk in users.values_list("pk", flat=True)]
+    kind = ContentType.objects.get_for_model(User)
+    LogEntry.objects.filter(content_type=kind, object_id__in=ids).delete()
+
+
 def _delete_rows(mine: QuerySet[User], *, by: int | None) -> None:
     """Delete a user and the rows below it, once what was under way lets go of them."""
     give_up_at = time.monotonic() + PATIENCE
@@ -92,6 +101,7 @@ def _delete_rows(mine: QuerySet[User], *, by: int | None) -> None:
         try:
             with transaction.atomic():
                 audit.record_each(Action.DELETED, by=by, on=mine)
+                _forget_names(mine)
                 mine.delete()
             return
         except (IntegrityError, OperationalError):

@@ -1,6 +1,7 @@
 """Accounts in the admin."""
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.test import Client as Browser
 
 from accounts.limits import NAMES
@@ -67,6 +68,36 @@ def test_a_user_is_found_however_the_name_is_typed(browser, typed):
     page = browser.get(USERS, {"q": typed})
 
     assert [user.pk for user in page.context["cl"].result_list] == [unal.pk]
+
+
+@pytest.mark.parametrize("by_herself", [True, False])
+def test_no_name_is_left_of_an_account_that_was_changed_and_is_deleted(
+    browser, as_alice, alice, by_herself
+):
+    made = as_alice.post(
+        "/api/users/keys", json={"name": "Alice's", "scopes": ["chat"]}
+    )
+    key = f"/admin/accounts/apikey/{made.json()['key_id']}/delete/"
+    assert browser.post(key, {"post": "yes"}).status_code == 302
+    page = f"{USERS}{alice.pk}/change/"
+    form = browser.get(page).context["adminform"].form
+    kept = {name: value for name, value in form.initial.items() if value}
+    assert browser.post(page, {**kept, "first_name": "A."}).status_code == 302
+    assert "alice" in names_noted()
+
+    if by_herself:
+        as_alice.request("DELETE", "/api/users/me", json={"password": PASSWORD})
+    else:
+        browser.post(f"{USERS}{alice.pk}/delete/", {"post": "yes"})
+
+    assert not User.objects.filter(pk=alice.pk).exists()
+    assert names_noted() == []
+    assert AuditEntry.objects.filter(action="deleted", object_id=str(alice.pk)).exists()
+
+
+def names_noted():
+    """Whom and what Django's admin keeps names of."""
+    return list(LogEntry.objects.values_list("object_repr", flat=True))
 
 
 def test_nobodys_password_is_a_404(browser):
