@@ -24,9 +24,22 @@ def main() -> None:
     except ConfigError as error:
         sys.exit(str(error))
     except DatabaseError:
+        if reason := why_unusable():
+            sys.exit(f"The database cannot be used: {reason}")
         if MIGRATES.intersection(sys.argv[1:2]) or not tables_are_missing():
             raise
         sys.exit(NO_TABLES)
+
+
+def why_unusable() -> str:
+    """Why no connection comes about, in a line; empty if one does."""
+    from django.db import DatabaseError, connection
+
+    try:
+        connection.ensure_connection()
+    except DatabaseError as exc:
+        return str(exc).strip().splitlines()[0]
+    return ""
 
 
 def tables_are_missing() -> bool:

@@ -18,6 +18,7 @@ from django.core.management import call_command
 from tests import fake_provider
 from tests.fake_provider import FakeProvider, Script, refusal
 from tests.patience import PATIENCE
+from tests.ports import free_port
 from tests.served import ON_SQLITE, ServeProcess, fake_section, serving
 
 
@@ -131,6 +132,29 @@ def test_where_nothing_is_migrated_it_is_said_what_to_do(
     assert done.returncode == 1
     assert "Run `manage.py migrate` first" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate", "delete_user ann"])
+def test_a_database_that_cannot_be_used_is_one_line(
+    tmp_path: Path, command: str
+) -> None:
+    server = ServeProcess(tmp_path, config=ON_SQLITE)
+    server.database.write_bytes(b"no database" * 1000)
+
+    done = server.run(*command.split())
+
+    said = "The database cannot be used: file is not a database\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+def test_a_database_that_is_not_reached_is_one_line(tmp_path: Path) -> None:
+    url = f"postgresql://u:secret@127.0.0.1:{free_port()}/x?typo=1"
+    config = {"database": {"url": url}, "jwt": {"secret": "x" * 32}}
+
+    done = ServeProcess(tmp_path, config=config).run("serve")
+
+    said = 'The database cannot be used: invalid connection option "typo"\n'
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 class TestBackups:
