@@ -58,6 +58,15 @@ def key_file(config: Config) -> Path:
     return Path(f"{config.sqlite.path}.keys")
 
 
+def is_complete(content: bytes) -> bool:
+    """Whether `content` is that of a key file with which a server would start."""
+    try:
+        _parse(content)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def add_field_key(config: Config) -> None:
     """Put a new field key before the others in the key file."""
     _rewrite(key_file(config), lambda field: [Fernet.generate_key().decode(), *field])

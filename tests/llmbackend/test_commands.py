@@ -265,6 +265,23 @@ class TestBackups:
         assert done.returncode == 1
         assert "not a whole backup" in done.stderr
 
+    def test_secrets_that_are_damaged_are_refused(self, tmp_path: Path) -> None:
+        server = ServeProcess(tmp_path, config=ON_SQLITE)
+        server.make_database()
+        backup = tmp_path / "monday.db"
+        server.manage("backup", str(backup))
+        secrets, kept = Path(f"{backup}.keys"), Path(f"{server.database}.keys")
+        before = kept.read_bytes()
+        secrets.write_bytes(before[:99])
+
+        for asked in (["--dry-run"], ["--force"]):
+            done = server.run("restore", str(backup), *asked)
+
+            assert done.returncode == 1
+            assert f"{secrets}: not a complete key file." in done.stderr
+        assert kept.read_bytes() == before
+        assert not list(tmp_path.glob("*.before-restore*"))
+
     def test_nothing_is_overwritten(self, tmp_path: Path) -> None:
         server = ServeProcess(tmp_path, config=ON_SQLITE)
         server.make_database()

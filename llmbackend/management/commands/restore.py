@@ -14,7 +14,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
 
 from llmbackend import postgresql
-from llmbackend.keys import key_file
+from llmbackend.keys import is_complete, key_file
 
 
 class Command(BaseCommand):
@@ -65,6 +65,14 @@ def check_sqlite(path: Path) -> None:
         verdict = "not a backup"
     if verdict != "ok":
         raise CommandError(f"{path}: not a whole backup of llmbackend's.")
+    secrets = secrets_of(path)
+    # With what is none nothing would start any more, this command neither.
+    if secrets.is_file() and not is_complete(secrets.read_bytes()):
+        raise CommandError(f"{secrets}: not a complete key file.")
+
+
+def secrets_of(backup: Path) -> Path:
+    return Path(f"{backup}.keys")
 
 
 def holds_users() -> bool:
@@ -82,7 +90,7 @@ def replace_sqlite(path: Path) -> None:
     """What was there stays, renamed, until the operator removes it."""
     connection.close()
     database, keys = settings.CONFIG.sqlite.path, key_file(settings.CONFIG)
-    secrets = Path(f"{path}.keys")
+    secrets = secrets_of(path)
     # Both are read before anything moves: they may be what an earlier restore kept.
     targets = {database: path, keys: secrets} if secrets.is_file() else {database: path}
     drafts = {target: draft_of(target, source) for target, source in targets.items()}
