@@ -155,7 +155,21 @@ def finished(answered: Answered) -> Started:
         # Sends request_finished, which hands the connection back.
         response.close()
         request.close()
+        part(response)
     return response.status_code, headers, content
+
+
+def part(response: HttpResponseBase) -> None:
+    """
+    Part what DRF joins to rings: a response, its request, its view and its methods.
+
+    Else every request waits for the garbage collector, which takes a tenth of the time.
+    """
+    context = getattr(response, "renderer_context", None)
+    if context:
+        vars(context["view"]).clear()
+        context["request"].parser_context.clear()
+        context.clear()
 
 
 def with_length(scope: Any, body: IO[bytes]) -> Any:

@@ -98,6 +98,7 @@ class Response(asyncio.Protocol):
         self._taker = taker
         self._hand_over()
         if self._ended:
+            self._taker = None
             taker.end(self._error)
 
     def close(self, *, within: float = 0.0) -> None:
@@ -116,6 +117,8 @@ class Response(asyncio.Protocol):
     # What the transport calls.
 
     def data_received(self, data: bytes) -> None:
+        if self._ended:
+            return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
@@ -196,8 +199,12 @@ class Response(asyncio.Protocol):
             self._transport.abort()
         if not self.head.done():
             self.head.set_exception(error or httpx2.ReadError("no head"))
-        if self._taker is not None:
-            self._taker.end(error)
+        taker, self._taker = self._taker, None
+        # It holds this response as a taker does, which would be garbage for a while,
+        # and the answer with it.
+        del self._parser
+        if taker is not None:
+            taker.end(error)
 
 
 class Idle(asyncio.Protocol):
