@@ -26,6 +26,9 @@ KEPT_ALIVE = 60.0
 RESOLVED_FOR = 10.0
 # Seconds after which the next of a host's addresses is tried beside the last.
 NEXT_ADDRESS = 0.25
+# Seconds after which a request that no host acknowledges goes over a new connection:
+# firewalls forget connections that were idle, and drop what comes over them.
+UNACKNOWLEDGED = 5.0
 
 
 class Taker(Protocol):
@@ -225,6 +228,7 @@ class Upstream:
     """The connections to one host, of one event loop."""
 
     def __init__(self, base_url: httpx2.URL, *, tls: ssl.SSLContext) -> None:
+        self.unacknowledged = UNACKNOWLEDGED
         self._host = base_url.raw_host.decode()
         secure = base_url.scheme == "https"
         self._port = base_url.port or (443 if secure else 80)
@@ -321,6 +325,9 @@ class Upstream:
             self._addresses, happy_eyeballs_delay=NEXT_ADDRESS
         )
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            milliseconds = round(self.unacknowledged * 1000)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         transport, _ = await loop.create_connection(
             asyncio.Protocol,
             sock=plain,

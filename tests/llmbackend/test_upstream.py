@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import itertools
 import re
+import socket
 import ssl
+import struct
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -361,6 +365,29 @@ async def test_kept_connections_that_go_when_they_are_used_cost_nothing(
 
     assert body.parts == [b"hello"]
     assert (len(host.requests), len(host.connections)) == (6, 5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sockets have filters on Linux")
+async def test_a_kept_connection_that_something_swallows_is_given_up(
+    host: Host, upstream: Upstream
+):
+    upstream.unacknowledged = 0.5
+    host.says = [[HELLO], [HELLO]]
+    await told(await post(upstream))
+    swallow(host.connections[0].get_extra_info("socket"))
+
+    body = await told(await post(upstream))
+
+    assert body.parts == [b"hello"]
+    assert (len(host.requests), len(host.connections)) == (2, 2)
+
+
+def swallow(sock: socket.socket) -> None:
+    """Drop all that comes to a socket, as a firewall does that has forgotten it."""
+    # struct sock_filter: BPF_RET | BPF_K, of no bytes; struct sock_fprog; see bpf(2).
+    program = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))
+    filters = struct.pack("@HP", 1, ctypes.addressof(program))
+    sock.setsockopt(socket.SOL_SOCKET, 26, filters)  # SO_ATTACH_FILTER
 
 
 async def test_a_new_connection_that_goes_is_an_error(host: Host, upstream: Upstream):
