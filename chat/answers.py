@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Coroutine, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ from chat.hops import (
     find_and_mark,
     find_answer,
     find_conversation,
+    is_gone,
     open_and_find_base,
     outcome_of,
     with_turn,
@@ -36,7 +37,7 @@ from chat.measures import note_end
 from chat.ticker import Ticker, clean_up
 from chat.titling import Titles
 from chat.usage import counted, with_left
-from chat.writing import Written, cut, interrupted, write
+from chat.writing import Written, cut, gone, interrupted, write
 from conversations.closing import close_turn
 from conversations.models import Message
 from conversations.turns import Turn
@@ -293,16 +294,17 @@ class Answers:
         finally:
             del self._writing[answer.pk]
         written = cut(answer) if writing.cancelled() else writing.result()
-        stored = False
+        stored, told = False, interrupted()
         try:
             written = await counted(written, answer=answer, turn=turn)
             stored = not answer.taken and await self._store(answer, turn, written)
             if stored:
-                written = await with_left(written, turn=turn, threads=self._threads)
+                told = await with_left(written, turn=turn, threads=self._threads)
+            elif await self._is_gone(answer):
+                told = gone()
         finally:
             # Readers are told after the commit, and told even if it failed.
             del self._live[answer.pk]
-            told = written if stored else interrupted()
             answer.end(
                 status=told.status,
                 finish_reason=told.finish_reason,
@@ -338,6 +340,11 @@ class Answers:
                     return False
                 logger.warning("An answer's end waits (%s)", type(exc).__name__)
                 await asyncio.sleep(1)
+
+    async def _is_gone(self, answer: LiveAnswer) -> bool:
+        with suppress(OperationalError, InterfaceError):
+            return await self._threads.run(is_gone, answer.pk)
+        return False
 
     def _report(self, live: Iterable[LiveAnswer], held: Held) -> None:
         """From the ticker's thread: what is no longer ours, what is to be stopped."""

@@ -14,9 +14,10 @@ from chat.broadcast import Broadcast, Piece, key_of
 from chat.completion import Usage
 from chat.events import Cursor, Opening
 from chat.live import LiveAnswer
+from chat.writing import gone
 from conversations.models import Message
 from conversations.stored import StoredAnswer, stored_since
-from llmbackend.errors import Interrupted, LLMBackendError, error_of
+from llmbackend.errors import LLMBackendError, error_of
 from llmbackend.threads import DatabaseThreads
 
 logger = logging.getLogger(__name__)
@@ -175,7 +176,8 @@ class _Following:
             logger.warning("An answer cannot be followed now (%s)", type(exc).__name__)
             return False
         if row is None:
-            copy.end(status=Status.INTERRUPTED, error=Interrupted())
+            told = gone()
+            copy.end(status=told.status, error=told.error)
             return True
         if row.is_open and row.writer_id != self._writer:
             # Its text may not be what a dead writer told: let the readers come again.

@@ -12,7 +12,7 @@ from chat.grounded import base_for, room_for
 from chat.live import LiveAnswer
 from chat.writing import Written
 from conversations.closing import Outcome
-from conversations.models import Conversation
+from conversations.models import Conversation, Message
 from conversations.stored import StoredAnswer, stored_answer
 from conversations.turns import Opened, Turn, open_turn, request_stop, turn_of
 from llmbackend.errors import NotFound
@@ -75,6 +75,11 @@ def find_conversation(*, claims: Claims, conversation_id: int) -> None:
     """Raise Unauthorized, Forbidden, or NotFound for what is not theirs."""
     user = user_for(claims, scope=CHAT)
     Conversation.objects.owned_by(user).fetch(conversation_id)
+
+
+def is_gone(answer_pk: int) -> bool:
+    """Whether an answer was deleted while it was being written."""
+    return not Message.objects.filter(pk=answer_pk).exists()
 
 
 def outcome_of(answer: LiveAnswer, written: Written) -> Outcome:

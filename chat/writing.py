@@ -23,7 +23,13 @@ from conversations.turns import Turn
 from llmbackend import metrics
 from llmbackend.chat_models import QUOTE
 from llmbackend.connected import Providers
-from llmbackend.errors import AnswerCut, Internal, Interrupted, LLMBackendError
+from llmbackend.errors import (
+    AnswerCut,
+    Internal,
+    Interrupted,
+    LLMBackendError,
+    NotFound,
+)
 from llmbackend.http import renamed
 from llmbackend.providers import Connection
 
@@ -43,6 +49,13 @@ class Written:
 
 def interrupted() -> Written:
     return Written(status=Status.INTERRUPTED, error=Interrupted())
+
+
+def gone() -> Written:
+    """How it ends for its readers when it was deleted meanwhile."""
+    return Written(
+        status=Status.INTERRUPTED, error=NotFound("This conversation has been deleted.")
+    )
 
 
 def cut(answer: LiveAnswer) -> Written:

@@ -236,10 +236,10 @@ class TestDeletion:
             assert delete(as_alice).status_code == 200
 
             last = list(events)[-1]
-        # "interrupted" says the writer, whose row is gone; "unauthorized" says the look
+        # "not_found" says the writer, whose row is gone; "unauthorized" says the look
         # at ended sign-ins, should its turn, every 20 s, come just now.
         assert last.name == "error"
-        assert last.data["code"] in {"interrupted", "unauthorized"}
+        assert last.data["code"] in {"not_found", "unauthorized"}
         assert provider.wait_until(lambda: provider.answering == 0)
 
     def test_begins_by_refusing_the_user_and_waits_for_what_was_under_way(

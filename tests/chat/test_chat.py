@@ -445,7 +445,8 @@ class TestDeletingDuringAStream:
             rest = "\n".join(lines)
 
         assert deleted.status_code == 200
-        assert seed_events(rest)[-1]["event"] == "error"
+        said = "This conversation has been deleted."
+        assert seed_events(rest)[-1] == {"event": "error", "data": said}
         assert provider.wait_until(lambda: provider.answering == 0)
         assert provider.requests[0].client_left_at is not None
         until_idle(server)

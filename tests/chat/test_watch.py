@@ -284,7 +284,9 @@ class TestFromAnotherProcess:
             events = events_in(response.iter_lines())
             next(events)
             as_alice.post(f"/api/conversations/del/{conversation}")
-            assert list(events)[-1].data["code"] == "interrupted"
+            last = list(events)[-1].data
+        assert (last["code"], last["retryable"]) == ("not_found", False)
+        assert last["error"] == "This conversation has been deleted."
 
     def test_its_readers_are_sent_to_come_back_when_another_goes_on_with_it(
         self, as_alice: Client, conversation: int, row: Message
