@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from chat.events import Cursor
 from llmbackend.errors import Invalid
 
-_FORM = re.compile(r"(\d{1,9})-(\d{1,9})-(\d{1,9})(-end)?", re.ASCII)
+# A message_id has ten digits at most, as imports may begin with.
+_FORM = re.compile(r"(\d{1,10})-(\d{1,9})-(\d{1,9})(-end)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

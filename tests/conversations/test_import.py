@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from conversations.models import Conversation, Message, Usage
+from tests.chat.streams import SSE, events_of, text_of
 from tests.conftest import client_with, make_key
 from tests.fake_provider import Script, refusal
 
@@ -344,6 +345,19 @@ class TestAnImport:
         query = {"q": "Hi", "before": f"{made}-{ids[-1]}"}
         found = as_alice.get("/api/conversations/search", params=query)
         assert [hit["message_id"] for hit in found.json()] == [ids[1]]
+
+    def test_with_the_largest_id_its_answers_can_be_read_again(self, as_alice):
+        (made,) = ids_in(take_in(as_alice, document(one(said(10**9, None, "user")))))
+        once = {**SSE, "Idempotency-Key": "k"}
+        first = events_of(as_alice.ask(made, "Hi", headers=once).text)[0].id
+        path = f"/api/chat/{made}/stream?format=sse&last_event_id="
+
+        again = as_alice.ask(made, "Hi", headers=once)
+        resumed = as_alice.get(f"{path}{first}")
+
+        assert text_of(events_of(again.text)) == "Hello!"
+        assert text_of(events_of(resumed.text)) == "Hello!"
+        assert as_alice.get(f"{path}9999999999-0-0").status_code == 404
 
     def test_in_any_order_and_with_a_mark_of_its_bytes(self, as_alice):
         body = {"conversations": [one(*TURN[::-1])], "version": 1}
