@@ -121,6 +121,9 @@ def user_for(claims: Claims, *, scope: str = "") -> User:
     """
     if isinstance(claims, KeyClaims):
         user = api_keys.owner_of(claims)
+    elif claims.expires_at <= time.time():
+        # They may be older than the request: a ticket's, or a WebSocket's.
+        raise Unauthorized
     else:
         user = user_unless_revoked(claims, jti=claims.jti)
     if scope:

@@ -389,6 +389,17 @@ class TestTickets:
 
         assert response.status_code == 401
 
+    def test_it_ends_when_the_token_does_that_it_was_made_with(
+        self, anonymous: Client, conversation: int, ticket: str
+    ) -> None:
+        said = signing.loads(ticket, salt="chat.ticket")
+        said["claims"]["expires_at"] = time.time() - 1
+        late = signing.dumps(said, salt="chat.ticket")
+
+        response = anonymous.get(f"{stream(conversation)}?ticket={late}")
+
+        assert response.status_code == 401
+
     def test_it_is_in_no_log(
         self,
         anonymous: Client,
