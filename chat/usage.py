@@ -30,7 +30,8 @@ async def counted(written: Written, *, answer: LiveAnswer, turn: Turn) -> Writte
         now = await estimated(answer.sent, text)
     before = Usage(turn.prompt_tokens, turn.completion_tokens, turn.tokens_estimated)
     if now is None:
-        return replace(written, usage=before) if before.prompt_tokens else written
+        has_cost = before.prompt_tokens or before.completion_tokens
+        return replace(written, usage=before) if has_cost else written
     total = Usage(
         prompt_tokens=before.prompt_tokens + now.prompt_tokens,
         completion_tokens=before.completion_tokens + now.completion_tokens,

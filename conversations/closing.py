@@ -85,12 +85,14 @@ def _note_usage(turn: Turn, outcome: Outcome) -> None:
     spent = Spent()
     if outcome.prompt_tokens is not None and outcome.completion_tokens is not None:
         prompt = outcome.prompt_tokens - turn.prompt_tokens
+        completion = outcome.completion_tokens - turn.completion_tokens
         # None, where it was to be continued and the provider was not reached.
+        cost = prompt > 0 or completion > 0
         spent = Spent(
-            answers=int(prompt > 0),
-            estimated_answers=int(prompt > 0 and outcome.tokens_estimated),
+            answers=int(cost),
+            estimated_answers=int(cost and outcome.tokens_estimated),
             prompt_tokens=prompt,
-            completion_tokens=outcome.completion_tokens - turn.completion_tokens,
+            completion_tokens=completion,
         )
     usage.note(
         owner_id=turn.owner_id, model=turn.model, status=outcome.status, spent=spent

@@ -195,6 +195,20 @@ class TestOfAnAnswer:
         assert (answer.prompt_tokens, answer.completion_tokens) == (7, 3)
         assert as_alice.get(PATH).json()["total"]["answers"] == 1
 
+    def test_it_counts_where_the_question_has_cost_nothing(
+        self, as_alice: Client, conversation: int, provider: FakeProvider
+    ) -> None:
+        free = Script(pieces=["Hello"], finish_reason="length", usage=(0, 3))
+        provider.enqueue(free, free, refusal(401))
+        as_alice.ask(conversation, "Hi")
+        for _ in range(2):
+            as_alice.post(f"/api/chat/{conversation}/continue")
+
+        answer = Message.objects.get(number=2)
+        assert (answer.prompt_tokens, answer.completion_tokens) == (0, 6)
+        (day,) = as_alice.get(PATH).json()["days"]
+        assert (day["answers"], day["total_tokens"]) == (2, 6)
+
     @pytest.mark.parametrize("dies", [False, True])
     def test_an_answer_that_had_cost_all_there_can_be_is_continued_to_an_end(
         self, as_alice: Client, provider: FakeProvider, dies: bool
