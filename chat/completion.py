@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 import msgspec
 
 from chat.eventstream import BOM, EventReader
-from chat.hygiene import Hygiene
+from chat.hygiene import Hygiene, cleaned
 from llmbackend.errors import (
     AnswerTooLong,
     EmptyAnswer,
@@ -290,7 +290,9 @@ class Completion:
         if reason in BROKEN_OFF:
             self._fail(ProviderError(), complaint=reason)
             return
-        self.finish_reason = "content_filter" if reason == "sensitive" else reason
+        reason = "content_filter" if reason == "sensitive" else reason
+        # It is stored and told, like the text.
+        self.finish_reason = cleaned(reason)
 
     def _delta(self) -> Delta | None:
         """What was taken since the last delta, within the answer's bound."""

@@ -40,6 +40,12 @@ class Hygiene:
         return _joined(half)
 
 
+def cleaned(text: str) -> str:
+    """A text that is all there."""
+    hygiene = Hygiene()
+    return hygiene.feed(text) + hygiene.flush()
+
+
 def _is_clean(text: str) -> bool:
     if text.isascii():  # Known of every string, where a search is code of its own.
         return "\x00" not in text

@@ -9,7 +9,7 @@ from typing import Any
 
 from accounts.idempotency import once
 from chat.asks import Ask
-from chat.hygiene import Hygiene
+from chat.hygiene import cleaned
 from conversations.asked import Asked, Continue, Edit, Question, Regenerate
 from llmbackend.errors import Invalid
 
@@ -144,8 +144,7 @@ def _message(fields: Mapping[str, Any]) -> str:
     message = fields.get("message")
     if not isinstance(message, str):
         raise Invalid("message: a string is required.")
-    hygiene = Hygiene()
-    message = hygiene.feed(message) + hygiene.flush()
+    message = cleaned(message)
     if not message.strip():
         raise Invalid("message: must not be blank.")
     return message

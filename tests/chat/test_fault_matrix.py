@@ -297,6 +297,12 @@ ANSWERED = {
     "content_filter": answered(
         Script(finish_reason="content_filter"), "Hello!", "content_filter"
     ),
+    "NUL in a finish reason": answered(
+        Script(finish_reason="st\x00op"), "Hello!", "stop"
+    ),
+    "half a code point in a finish reason": answered(
+        Script(finish_reason="\ud83d"), "Hello!", "\ufffd"
+    ),
     "an error after the finish": answered(
         Script(chunks=[chunk({}, finish_reason="stop"), ERROR]), "Hello!"
     ),
