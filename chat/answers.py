@@ -92,7 +92,8 @@ class Answers:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._openings: set[asyncio.Task[tuple[Turn | str, Base | None]]] = set()
         self._background: list[asyncio.Task[None]] = []
-        self._writing: dict[int, asyncio.Task[Written]] = {}
+        # By the answer itself: what goes on with it has the same key, maybe at once.
+        self._writing: dict[LiveAnswer, asyncio.Task[Written]] = {}
         self._broadcast: Broadcast | None = None
         self.connections = Connections(threads)
         self._titles = Titles(threads=threads, providers=providers)
@@ -219,14 +220,17 @@ class Answers:
 
     def _left(self, answer: LiveAnswer) -> None:
         if settings.CONFIG.chat.on_disconnect == "stop" and not answer.readers:
-            self.stop(answer.pk)
+            self._stop(answer)
 
     def stop(self, answer_pk: int) -> None:
         """Stop writing an answer, if it is written here; its text is kept."""
-        answer, writing = self._live.get(answer_pk), self._writing.get(answer_pk)
-        if answer is not None and writing is not None and not writing.done():
+        if answer_pk in self._live:
+            self._stop(self._live[answer_pk])
+
+    def _stop(self, answer: LiveAnswer) -> None:
+        writing = self._writing.get(answer)
+        if writing is not None and writing.cancel():
             answer.stopping = True
-            writing.cancel()
 
     def stop_soon(self, answer_pk: int) -> None:
         """The same from any thread."""
@@ -288,23 +292,25 @@ class Answers:
         writing = asyncio.create_task(
             write(answer, turn=turn, grounding=grounding, providers=self._providers)
         )
-        self._writing[answer.pk] = writing
+        self._writing[answer] = writing
         try:
             await asyncio.wait({writing})
         finally:
-            del self._writing[answer.pk]
+            del self._writing[answer]
         written = cut(answer) if writing.cancelled() else writing.result()
-        stored, told = False, interrupted()
+        stored, unstored = False, interrupted()
         try:
             written = await counted(written, answer=answer, turn=turn)
             stored = not answer.taken and await self._store(answer, turn, written)
             if stored:
-                told = await with_left(written, turn=turn, threads=self._threads)
+                written = await with_left(written, turn=turn, threads=self._threads)
             elif await self._is_gone(answer):
-                told = gone()
+                unstored = gone()
         finally:
             # Readers are told after the commit, and told even if it failed.
-            del self._live[answer.pk]
+            if self._live.get(answer.pk) is answer:
+                del self._live[answer.pk]
+            told = written if stored else unstored
             answer.end(
                 status=told.status,
                 finish_reason=told.finish_reason,
@@ -349,17 +355,17 @@ class Answers:
     def _report(self, live: Iterable[LiveAnswer], held: Held) -> None:
         """From the ticker's thread: what is no longer ours, what is to be stopped."""
         taken = [answer for answer in live if answer.pk not in held.open]
-        self._loop.call_soon_threadsafe(self._release, taken, held.to_stop)
+        to_stop = [answer for answer in live if answer.pk in held.to_stop]
+        self._loop.call_soon_threadsafe(self._release, taken, to_stop)
 
-    def _release(self, taken: list[LiveAnswer], to_stop: frozenset[int]) -> None:
-        for answer_pk in to_stop:
-            self.stop(answer_pk)
+    def _release(self, taken: list[LiveAnswer], to_stop: list[LiveAnswer]) -> None:
+        for answer in to_stop:
+            self._stop(answer)
         for answer in taken:
             # One that is just being closed has no writing task any more.
-            writing = self._writing.get(answer.pk)
-            if writing is not None and not writing.done():
+            writing = self._writing.get(answer)
+            if writing is not None and writing.cancel():
                 answer.taken = True
-                writing.cancel()
 
     def _look_again(self) -> None:
         self._own(self._threads.run(fail_abandoned))

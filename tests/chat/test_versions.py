@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import httpx2
 import pytest
 
 from conversations.models import Message
+from tests.chat.eventually import eventually
 from tests.chat.streams import SSE, events_in, events_of, text_of
 from tests.conftest import Client, Served, until_idle
 from tests.fake_provider import FakeProvider, Script, refusal
@@ -427,17 +429,48 @@ class TestBranches:
         assert as_alice.post(path, json={"message_id": 0}).status_code == 400
 
 
+@pytest.fixture
+def stops_at_leaving(settings: Any) -> None:
+    """Nobody writes what nobody reads."""
+    chat = replace(settings.CONFIG.chat, on_disconnect="stop")
+    settings.CONFIG = replace(settings.CONFIG, chat=chat)
+
+
+@pytest.mark.usefixtures("stops_at_leaving")
+def test_who_leaves_what_was_ends_nothing_of_what_goes_on_with_it(
+    as_alice: Client, conversation: int, provider: FakeProvider, served: Served
+) -> None:
+    provider.enqueue(
+        Script(finish_reason="length"), Script(pieces=[" Bye", "!"], stall_after=1)
+    )
+    as_alice.ask(conversation, "Hi")
+    until_idle(served)
+    # More than the system takes for a client that reads nothing.
+    Message.objects.filter(number=2).update(content="x" * (16 << 20))
+    path, again = f"/api/chat/{conversation}", {"last_event_id": "2-0-0"}
+    streams = served.application.answers.connections
+    with (
+        as_alice.stream("GET", f"{path}/stream", params=again) as slow,
+        as_alice.stream("POST", f"{path}/continue") as going_on,
+    ):
+        lines = going_on.iter_lines()
+        next(lines)
+        slow.close()
+        assert eventually(lambda: len(streams) == 1)
+        provider.release_all()
+        list(lines)
+
+    answer = Message.objects.get(number=2)
+    assert (answer.status, answer.content[-6:]) == ("complete", "x Bye!")
+
+
+@pytest.mark.usefixtures("stops_at_leaving")
 def test_an_answer_nobody_reads_is_ended_where_tokens_are_counted(
     as_alice: Client,
     conversation: int,
     provider: FakeProvider,
     served: Served,
-    settings: Any,
 ) -> None:
-    from dataclasses import replace
-
-    chat = replace(settings.CONFIG.chat, on_disconnect="stop")
-    settings.CONFIG = replace(settings.CONFIG, chat=chat)
     provider.enqueue(Script(pieces=["Hello", "!"], stall_after=1))
     path = f"/api/chat/{conversation}"
     with as_alice.stream("POST", path, json={"message": "Hi"}) as response:

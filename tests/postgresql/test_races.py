@@ -13,7 +13,7 @@ from django.contrib.auth.hashers import BCryptSHA256PasswordHasher
 
 from tests.admin_browser import signed_in
 from tests.chat.eventually import eventually
-from tests.fake_provider import refusal
+from tests.fake_provider import Script, refusal
 from tests.patience import PATIENCE
 from tests.postgresql.conftest import Here, Session
 from tests.rag.embeddings import STATUTE, is_refused, make_base, upload
@@ -25,6 +25,7 @@ EXPORT = {"format": "llmbackend.conversations", "version": 1}
 COVERED = """
     SELECT count(segment_id) FROM conversations_message WHERE conversation_id = %s
 """
+GONE_ON = "SELECT 1 FROM conversations_message WHERE content = 'Once upon'"
 COUNTS = "SELECT (SELECT count(*) FROM rag_document), (SELECT count(*) FROM rag_chunk)"
 
 
@@ -175,6 +176,35 @@ def test_what_a_deletion_uncovers_amid_a_search_is_found(
     assert covered == 250
     assert deleted.status_code == 200, deleted.text
     assert found == {stays}
+
+
+def test_an_answer_is_gone_on_with_before_its_readers_are_told_of_its_end(
+    here: Here, pool: ThreadPoolExecutor
+) -> None:
+    begun = Script(pieces=["Once"], stall_after=1, finish_reason="length")
+    gone_on = Script(pieces=[" upon", " a time"], stall_after=1)
+    here.provider.enqueue(begun, gone_on)
+    sum_up = "OCTET_LENGTH"
+    grant = "UPDATE accounts_user SET max_tokens_per_day = 9999 WHERE username = %s"
+    with here.server.signed_in("storyteller") as client:
+        here.session.rows(grant, "storyteller")
+        body = {"title": "Rust", "model": "gpt-4o"}
+        made = client.post("/api/conversations/create", json=body).json()
+        path = f"/api/chat/{made['conversation_id']}"
+        asking = pool.submit(client.post, path, json={"message": "Tell me a story."})
+        assert begun.reached.wait(PATIENCE)
+        with here.wire.holding(sum_up, nth=1) as held:
+            begun.release.set()
+            # The end is stored; now its readers wait for what is left of the limit.
+            assert held.reached.wait(PATIENCE)
+            going_on = pool.submit(client.post, f"{path}/continue")
+            assert gone_on.reached.wait(PATIENCE)
+        assert '"done"' in asking.result().text
+        here.session.until(GONE_ON)
+        gone_on.release.set()
+        told = going_on.result().text
+
+    assert told.endswith('"data":"Once upon a time"}\n\n'), told
 
 
 class TestTheAccountGoesMeanwhile:
