@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from itertools import pairwise
 from typing import Any
 
 from accounts.models import User
 from conversations.asked import Asked, Edit, Question
+from conversations.branches import nodes_of, path_to
 from conversations.models import Conversation, Message
 from conversations.turns import Turn
 from conversations.writers import held_by
@@ -21,7 +23,14 @@ def base_before(*, user: User, conversation_id: int, asked: Asked) -> uuid.UUID 
         conversation=conversation, role=Message.Role.ASSISTANT
     )
     if isinstance(asked, Edit):
-        answers = answers.filter(parent__number=asked.message_id).order_by("-number")
+        nodes = nodes_of(conversation.pk)
+        path = path_to(nodes, conversation.active_leaf_id)
+        below = [
+            node.pk
+            for question, node in pairwise(path)
+            if question.number == asked.message_id
+        ]
+        answers = answers.filter(pk__in=below)
     elif asked.message_id is None:
         answers = answers.filter(pk=conversation.active_leaf_id or 0)
     else:

@@ -312,6 +312,29 @@ class TestRegenerate:
         assert "Swifts sleep" in grounded
         assert "Swifts sleep" not in str(plain)
 
+    def test_a_question_is_edited_from_the_base_of_the_answer_that_was_chosen(
+        self, as_alice: Client, conversation: int, provider: FakeProvider
+    ) -> None:
+        base = make_base(as_alice)
+        as_alice.post(
+            "/api/rag/doc/upload",
+            data={"kb_id": base},
+            files={"file": ("a.txt", b"Swifts sleep while they fly.")},
+        )
+        as_alice.ask(conversation, "Hi")
+        asked = {"conversation_id": conversation, "kb_id": base, "message": "Swifts?"}
+        as_alice.post("/api/rag/chat", json=asked)
+        do(as_alice, conversation, "regenerate", kb_id=None)
+        chosen = {"message_id": 4}
+        as_alice.post(f"/api/conversations/{conversation}/branch", json=chosen)
+
+        do(as_alice, conversation, "edit", message_id=3, message="And swifts?")
+        grounded = provider.requests[-1].body["messages"][-1]["content"]
+        do(as_alice, conversation, "edit", message_id=1, message="Hello")
+
+        assert "Swifts sleep" in grounded
+        assert "Swifts sleep" not in str(provider.requests[-1].body["messages"])
+
     @pytest.mark.parametrize("how", ["regenerated", "edited", "in a copy"])
     def test_who_found_nothing_in_a_base_is_answered_from_it_anew(
         self, as_alice: Client, conversation: int, provider: FakeProvider, how: str
