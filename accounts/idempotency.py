@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from accounts.models import IdempotencyKey, User
@@ -34,13 +35,17 @@ def once(key: str, *asked: Any) -> Once | None:
     """
     The key of a request for `asked`, JSON-able values; None when it brings none.
 
-    Raises Invalid for a key that is too long or not printable ASCII.
+    Raises Invalid for a key that is too long or not printable ASCII, and for what is
+    nested too deeply to be compared.
     """
     if not key:
         return None
     if len(key) > LONGEST or not (key.isascii() and key.isprintable()):
         raise Invalid("Idempotency-Key: at most 255 printable ASCII characters.")
-    said = json.dumps(asked, sort_keys=True, default=str).encode()
+    try:
+        said = json.dumps(asked, sort_keys=True, default=str).encode()
+    except RecursionError:  # It was read with a level to spare.
+        raise Invalid("The body is nested too deeply.") from None
     return Once(key=key, fingerprint=hashlib.sha256(said).hexdigest())
 
 
@@ -67,10 +72,29 @@ def claim(user: User, key: Once | None) -> str | None:
         unique_fields=["user", "key"],
         update_fields=["user"],
     )
-    found = mine.values_list("fingerprint", "made").get()
+    return _made(mine, key) or None
+
+
+def made_before(user: User, key: Once | None) -> str:
+    """
+    What the request of this key made; empty where it did nothing yet.
+
+    For what is looked up before the claim, and may have gone since. Raises
+    IdempotencyMismatch.
+    """
+    if key is None:
+        return ""
+    mine = IdempotencyKey.objects.filter(user=user, key=key.key)
+    return _made(mine.filter(created_at__gte=Now() - KEPT), key)
+
+
+def _made(mine: QuerySet[IdempotencyKey], key: Once) -> str:
+    found = mine.values_list("fingerprint", "made").first()
+    if found is None:
+        return ""
     if found[0] != key.fingerprint:
         raise IdempotencyMismatch
-    return found[1] or None
+    return found[1]
 
 
 def settle(user: User, key: Once | None, *, made: str) -> None:

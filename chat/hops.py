@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 from accounts.grants import CHAT
+from accounts.idempotency import made_before
 from accounts.tokens import Claims, user_for
 from chat.asks import Ask, Watch
 from chat.event_ids import Position
@@ -25,7 +26,14 @@ def open_and_find_base(
     """The one hop before an answer: who asks, of which base, and the two rows."""
     user = user_for(claims, scope=CHAT)
     # Looked up first: once the rows are there, nothing may keep them from an answer.
-    base = base_for(user, ask)
+    try:
+        base = base_for(user, ask)
+    except NotFound:
+        # An answer that is there already needs it no more.
+        made = made_before(user, ask.key)
+        if not made:
+            raise
+        return made, None
     opened = open_turn(
         user=user,
         conversation_id=ask.conversation_id,

@@ -11,7 +11,7 @@ from accounts import idempotency
 from accounts.idempotency import Once
 from accounts.models import User
 from conversations.incoming import Incoming
-from conversations.models import Conversation, Message
+from conversations.models import Conversation, Message, check_id
 from conversations.writers import interrupt_orphans
 from llmbackend.errors import AnswerInProgress, NotFound
 
@@ -57,14 +57,16 @@ def duplicate(
     not granted, IdempotencyMismatch, and NotFound when the copy was deleted since.
     """
     mine = Conversation.objects.owned_by(owner)
-    mine.fetch(conversation_id)
-    interrupt_orphans(conversation_id=conversation_id)
+    check_id(conversation_id)
+    interrupt_orphans(conversation_id=conversation_id, owner_id=owner.pk)
     with transaction.atomic():
-        original = mine.select_for_update().fetch(conversation_id)
-        owner.grant.require_model(original.model)
         made = idempotency.claim(owner, key)
         if made is not None:
-            return mine.fetch(int(made))
+            copy = mine.fetch(int(made))
+            owner.grant.require_model(copy.model)
+            return copy
+        original = mine.select_for_update().fetch(conversation_id)
+        owner.grant.require_model(original.model)
         messages = list(original.messages.order_by("number"))
         if any(message.status == Message.Status.STREAMING for message in messages):
             raise AnswerInProgress

@@ -145,6 +145,35 @@ class TestChat:
 
         assert len(provider.requests) == 1
 
+    def test_an_answer_is_told_again_though_its_base_has_gone(
+        self, as_alice: Client, conversation: int, provider: FakeProvider
+    ) -> None:
+        base = make_base(as_alice)
+        asked = {"conversation_id": conversation, "kb_id": base, "message": "Swifts?"}
+
+        def ask(key: str, **more: Any) -> httpx2.Response:
+            body = {**asked, **more}
+            return as_alice.post("/api/rag/chat", json=body, headers=keyed(key))
+
+        told = ask("k-1")
+        as_alice.post("/api/rag/kb/delete", json={"kb_id": base})
+
+        assert told.status_code == 200
+        assert ask("k-1").content.endswith(told.content[-20:])
+        assert ask("k-1", message="Terns?").status_code == 422
+        assert ask("k-2").status_code == 404
+        assert len(provider.requests) == 1
+
+    def test_a_body_that_is_nested_too_deeply_to_be_compared_is_refused(
+        self, as_alice: Client, conversation: int
+    ) -> None:
+        asked = '{"message": "Hi", "nested": %s}'
+        path = f"/api/chat/{conversation}"
+        for depth in range(900, 1000):
+            nested = asked % ("[" * depth + "]" * depth)
+            response = as_alice.post(path, content=nested, headers=keyed(f"k-{depth}"))
+            assert response.status_code in {200, 400}, depth
+
 
 class TestOthers:
     def test_one_conversation_is_made(self, as_alice: Client) -> None:
@@ -165,6 +194,18 @@ class TestOthers:
         as_alice.post(f"/api/conversations/del/{made['conversation_id']}")
 
         assert as_alice.post(path, json=body, headers=keyed()).status_code == 404
+
+    def test_a_copy_is_found_again_though_the_original_has_gone(
+        self, as_alice: Client, conversation: int
+    ) -> None:
+        path = f"/api/conversations/{conversation}/duplicate"
+        copy = as_alice.post(path, headers=keyed())
+        as_alice.post(f"/api/conversations/del/{conversation}")
+
+        again = as_alice.post(path, headers=keyed())
+
+        assert again.json() == copy.json()
+        assert as_alice.post(path, headers=keyed("k-2")).status_code == 404
 
     def test_one_document_is_uploaded(self, as_alice: Client) -> None:
         base = make_base(as_alice)
