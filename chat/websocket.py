@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping
+from contextvars import copy_context
 from typing import Any
 
 from channels.consumer import AsyncConsumer
@@ -58,6 +59,8 @@ class ChatSocket(AsyncConsumer):
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending = False
         self._closed = False
+        # In which log lines and errors bear the request id of this socket.
+        self._context = copy_context()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         # A client that leaves in the middle of a command is told of by `send`.
@@ -249,7 +252,7 @@ class ChatSocket(AsyncConsumer):
         """End the socket from outside, telling its reader why."""
         if not self._ending and not self._closed:
             self._ending = True
-            self._own(self._refuse(error))
+            self._context.run(self._own, self._refuse(error))
 
     async def _close(self, code: int) -> None:
         if self._closed:

@@ -370,11 +370,14 @@ class TestEndedTokens:
             if reading:
                 alices.send("message", message="Hi")
                 up_to(alices.events(), "Hello ")
+            alices.send("nothing")
+            refused = alices.event()
             User.objects.filter(username="alice").update(**befallen)
             look(served)
             [told], code = alices.last_words()
 
         assert (told.name, told.data["code"]) == ("error", "unauthorized")
+        assert told.data["request_id"] == refused.data["request_id"]
         assert code == 4401
         held.release.set()
         until_idle(served)
