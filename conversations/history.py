@@ -8,7 +8,7 @@ import msgspec
 
 from accounts.models import User
 from conversations.models import Conversation, Message, check_id
-from conversations.writers import interrupt_orphans
+from conversations.writers import interrupt_before_reading
 from llmbackend import cache
 from llmbackend.errors import NotActive, NotFound
 from llmbackend.prepared import Select, given
@@ -42,7 +42,7 @@ def history(*, user: User, conversation_id: int) -> tuple[Conversation, list[Sai
     if leaf_status != STREAMING:
         path = closed_path(conversation, leaf_id=conversation.active_leaf_id)
         return conversation, path
-    if interrupt_orphans(conversation_id=conversation_id):
+    if interrupt_before_reading(conversation_id):
         return history(user=user, conversation_id=conversation_id)
     # It may have ended since, and is then shown with its end.
     leaf = Message.objects.filter(pk=conversation.active_leaf_id or 0).first()

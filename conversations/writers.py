@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import uuid
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
 from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 
@@ -17,6 +18,8 @@ from conversations.models import Conversation, Message, Writer
 from conversations.usage import note_interrupted
 from llmbackend import metrics
 from llmbackend.prepared import Parameter, Select, Update, given
+
+logger = logging.getLogger(__name__)
 
 SILENT = timedelta(seconds=6)
 FORGOTTEN = timedelta(hours=1)
@@ -133,6 +136,15 @@ def interrupt_orphans(
     ended = sum(_interrupt(pk, conversation) for pk, conversation in found)
     metrics.answers_orphaned(ended)
     return ended
+
+
+def interrupt_before_reading(conversation_id: int) -> int:
+    """The same before a conversation is read, as it is if nothing can be stored."""
+    try:
+        return interrupt_orphans(conversation_id=conversation_id)
+    except DatabaseError as exc:
+        logger.warning("No answers were interrupted (%s)", type(exc).__name__)
+        return 0
 
 
 @transaction.atomic

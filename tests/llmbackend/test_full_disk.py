@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
 import pytest
 
 from tests import fake_provider, served
+from tests.fake_provider import FakeProvider, Script
 from tests.served import ON_SQLITE, ServeProcess
 
 LONG_AGO = "2026-01-01T00:00:00Z"
@@ -18,12 +20,21 @@ CREATE = "/api/conversations/create"
 MESSAGES = 500
 
 
+SILENCED = "UPDATE conversations_writer SET heartbeat_at = '2026-01-01'"
+STORED = "SELECT 1 FROM conversations_message WHERE content = 'Hel'"
+
+
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServeProcess]:
+def provider() -> Iterator[FakeProvider]:
     with fake_provider.running() as provider:
-        providers = served.fake_section(provider.base_url)
-        with served.serving(tmp_path, providers=providers, **ON_SQLITE) as server:
-            yield server
+        yield provider
+
+
+@pytest.fixture
+def server(tmp_path: Path, provider: FakeProvider) -> Iterator[ServeProcess]:
+    providers = served.fake_section(provider.base_url)
+    with served.serving(tmp_path, providers=providers, **ON_SQLITE) as server:
+        yield server
 
 
 def fill(server: ServeProcess, *, up_to: int) -> None:
@@ -43,6 +54,37 @@ def imported(client: httpx2.Client) -> int:
     file = {"format": "llmbackend.conversations", "version": 1, "conversations": [one]}
     made = client.post("/api/conversations/import", json=file).json()
     return int(made["conversations"][0]["conversation_id"])
+
+
+def test_a_conversation_is_read_while_the_heart_of_its_writer_cannot_beat(
+    server: ServeProcess, provider: FakeProvider
+) -> None:
+    held = Script(pieces=["Hel", "lo"], stall_after=1)
+    provider.enqueue(held)
+    with server.signed_in() as alice, ThreadPoolExecutor(1) as pool:
+        made = alice.post(CREATE, json={"model": "gpt-4o"}).json()
+        conversation = made["conversation_id"]
+        path = f"/api/chat/{conversation}"
+        asking = pool.submit(alice.post, path, json={"message": "Hi"})
+        server.wait_for(lambda: bool(server.query(STORED)))
+        fill(server, up_to=1)
+        server.query(SILENCED)
+
+        read = alice.get(f"/api/conversations/history/{conversation}")
+        exported = alice.get(f"/api/conversations/{conversation}/export")
+
+        fill(server, up_to=resource.RLIM_INFINITY)
+        held.release.set()
+        asking.result()
+
+    assert read.status_code == 200, read.text
+    assert read.json()["messages"][-1] == {
+        "role": "assistant",
+        "content": "Hel",
+        "message_id": 2,
+        "status": "streaming",
+    }
+    assert exported.status_code == 200, exported.text
 
 
 def test_what_is_stored_is_read_by_token_and_key_and_the_rest_comes_back(
