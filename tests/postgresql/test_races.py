@@ -207,6 +207,23 @@ def test_an_answer_is_gone_on_with_before_its_readers_are_told_of_its_end(
     assert told.endswith('"data":"Once upon a time"}\n\n'), told
 
 
+def test_an_end_that_is_stored_is_told_though_its_commit_was_not_heard_of(
+    here: Here, pool: ThreadPoolExecutor
+) -> None:
+    held = Script(pieces=["Hel", "lo"], stall_after=1)
+    here.provider.enqueue(held)
+    made = here.alice.post("/api/conversations/create", json={"model": "gpt-4o"})
+    path = f"/api/chat/{made.json()['conversation_id']}"
+    asking = pool.submit(here.alice.post, path, json={"message": "Hi"})
+    assert held.reached.wait(PATIENCE)
+    with here.wire.losing_commit_of("finished_at") as lost:
+        held.release.set()
+        told = asking.result().text
+
+    assert lost.happened.is_set()
+    assert told.endswith('"data":"Hello"}\n\n'), told
+
+
 class TestTheAccountGoesMeanwhile:
     @pytest.mark.parametrize(
         ("table", "path", "body"),
