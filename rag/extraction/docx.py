@@ -22,7 +22,10 @@ from rag.extraction.xml import SEPARATOR, Attributes
 from rag.outline import titled
 
 _CELL = " | "
-_MATH = "http://schemas.openxmlformats.org/officeDocument/2006/math"
+_MATH = (
+    "http://schemas.openxmlformats.org/officeDocument/2006/math",
+    "http://purl.oclc.org/ooxml/officeDocument/math",
+)
 _COMPATIBILITY = "http://schemas.openxmlformats.org/markup-compatibility/2006"
 _PICTURES = ("word/media/", "word/embeddings/")
 
@@ -244,10 +247,10 @@ class _Reader:
 
 
 _ROOTS = {"document", "footnotes", "endnotes", "hdr", "ftr"}
-_SIGNS = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
-# How a paragraph was before its last change is told in the same words as how it is.
-_SKIPPED = {"moveFrom", "pPrChange", "rt", "Fallback", "tabs"}
+_SIGNS = {"tab": "\t", "ptab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
 _DELETED = {"del", "moveFrom"}
+# How a paragraph was before its last change is told in the same words as how it is.
+_SKIPPED = {*_DELETED, "pPrChange", "rt", "Fallback", "tabs"}
 _PROPERTIES = {
     "pStyle",
     "outlineLvl",
@@ -258,8 +261,8 @@ _PROPERTIES = {
 }
 _NAMES = local_names(
     "t", "p", "tr", "tc", "footnote", "endnote",
-    *_ROOTS, *_SIGNS, *_SKIPPED, *_DELETED, *_PROPERTIES,
+    *_ROOTS, *_SIGNS, *_SKIPPED, *_PROPERTIES,
 ) | {
-    f"{_MATH}{SEPARATOR}t": "t",
+    **{f"{space}{SEPARATOR}t": "t" for space in _MATH},
     f"{_COMPATIBILITY}{SEPARATOR}Fallback": "Fallback",
 }  # fmt: skip

@@ -25,6 +25,7 @@ from rag.extraction.extract import extract
 from rag.extraction.types import type_of
 from tests.rag.documents import (
     OLE,
+    RELATIONS,
     WORD,
     body,
     lines,
@@ -311,6 +312,37 @@ class TestDocx:
 
         assert text_of(raw_docx(body(content))) == "new\ttext"
 
+    def test_no_sign_note_formula_or_box_is_left_of_what_was_deleted(self) -> None:
+        note = f'<w:footnotes xmlns:w="{WORD}"><w:footnote w:id="2">'
+        note += f"{paragraph('beside')}</w:footnote></w:footnotes>"
+        relations = (
+            '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/'
+            f'relationships"><Relationship Id="r1" Type="{RELATIONS}/footnotes"'
+            ' Target="footnotes.xml"/></Relationships>'
+        )
+        box = f"<w:pict><w:txbxContent>{paragraph('boxed')}</w:txbxContent></w:pict>"
+        content = (
+            "<w:p><w:r><w:t>all</w:t></w:r><w:del><w:r><w:noBreakHyphen/><w:br/>"
+            f'<w:footnoteReference w:id="2"/>{box}</w:r></w:del><m:oMath xmlns:m='
+            '"http://schemas.openxmlformats.org/officeDocument/2006/math"><w:del><m:r>'
+            "<m:t>x</m:t></m:r></w:del><m:r><m:t>y</m:t></m:r></m:oMath></w:p>"
+        )
+
+        data = raw_docx(
+            body(content),
+            **{"footnotes.xml": note, "_rels/document.xml.rels": relations},
+        )
+
+        assert text_of(data) == "ally"
+
+    def test_a_header_is_set_apart_where_it_says_so(self) -> None:
+        content = (
+            "<w:p><w:r><w:t>租赁合同</w:t></w:r>"
+            '<w:r><w:ptab w:alignment="right"/><w:t>2026</w:t></w:r></w:p>'
+        )
+
+        assert text_of(raw_docx(body(content))) == "租赁合同\t2026"
+
     def test_a_frame_of_one_cell_holds_paragraphs(self) -> None:
         inner = paragraph("甲") + paragraph("乙")
         content = f"<w:tbl><w:tr><w:tc>{inner}</w:tc></w:tr></w:tbl>"
@@ -320,9 +352,14 @@ class TestDocx:
     def test_strict_documents_are_read(self) -> None:
         strict = "http://purl.oclc.org/ooxml/wordprocessingml/main"
 
-        data = raw_docx(body(paragraph("甲")).replace(WORD, strict))
+        formula = (
+            '<w:p><m:oMath xmlns:m="http://purl.oclc.org/ooxml/officeDocument/math">'
+            "<m:r><m:t>x = 2</m:t></m:r></m:oMath></w:p>"
+        )
 
-        assert text_of(data) == "甲"
+        data = raw_docx(body(paragraph("甲") + formula).replace(WORD, strict))
+
+        assert text_of(data) == "甲\n\nx = 2"
 
     def test_a_document_without_text(self) -> None:
         with pytest.raises(EmptyDocument):
