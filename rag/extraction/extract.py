@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import re
-import zipfile
 
 from llmbackend.errors import (
     EmptyDocument,
@@ -22,6 +20,8 @@ WRONG_TYPE = "The file is not what its extension says."
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _ENCRYPTED_PACKAGE = "EncryptedPackage".encode("utf-16-le")
 _ZIP = b"PK\x03\x04"
+# A record of 22 bytes, of which the last two tell how long a comment follows.
+_ZIP_END = b"PK\x05\x06"
 _PDF = b"%PDF-"
 # What a reader of PDF files looks through for their beginning.
 _PDF_MAY_START = 1024
@@ -84,5 +84,11 @@ def _text(data: bytes, type: str, encoding: str) -> Extracted:  # noqa: A002
 
 
 def _ends_as_zip(data: bytes) -> bool:
-    """A file may be a zip archive from its end, and something else from its start."""
-    return zipfile.is_zipfile(io.BytesIO(data))
+    """
+    Whether a file is a zip archive from its end, whatever it is from its start.
+
+    Not one that only holds an archive, as a PDF does that has an office file attached.
+    """
+    end = data.rfind(_ZIP_END)
+    comment = int.from_bytes(data[end + 20 : end + 22], "little")
+    return end >= 0 and end + 22 + comment == len(data)

@@ -18,6 +18,8 @@ _ENDS = tuple("。！？；：.!?;:”’」』）)…")
 _LIST_ITEM = re.compile(
     r"[•·●▪◦\-–*]\s|[(（]?[0-9一二三四五六七八九十]{1,3}[.)、）](?!\d)|第.{1,9}[条章节编]"
 )
+# Other signs than the minus of a keyboard that a line is cut with.
+_HYPHENS = re.compile("[\u00ad\u2010](?=[ \\t]*(?:\\r?\\n|$))")
 
 
 def extract_pdf(data: bytes) -> Extracted:
@@ -33,7 +35,7 @@ def extract_pdf(data: bytes) -> Extracted:
     text = Text()
     pages = []
     for page in reader.pages:
-        content = normal(page.extract_text())
+        content = normal(_HYPHENS.sub("-", page.extract_text()))
         paragraphs = "\n".join(_joined(content.split("\n")))
         pages.append(text.add(paragraphs + "\n" if paragraphs else ""))
     whole = text.whole()

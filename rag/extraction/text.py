@@ -11,16 +11,19 @@ from rag.parsed import MAX_TEXT_BYTES
 TOO_MUCH_TEXT = f"The document holds more than {MAX_TEXT_BYTES >> 20} MiB of text."
 # Some line ends are known to Unicode alone; other control characters are no text.
 _LINE_END = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
-_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
+# Besides control characters what no one sees and no one types, but which would part a
+# word in two for a search: soft hyphens, zero-width spaces, word joiners, stray marks
+# of UTF. Joiners of letters stay: Persian, Hindi and emoji are spelt with them.
+_UNSEEN = re.compile("[\x00-\x08\x0e-\x1f\x7f\xad\u200b\u2060\ufeff]")
 
 
 def normal(text: str) -> str:
-    r"""`text` as it is stored: lines end in \n; no other control characters.
+    r"""`text` as it is stored: lines end in \n; nothing else that cannot be seen.
 
-    >>> normal("a\r\nb\x00\x0bc")
-    'a\nb\nc'
+    >>> normal("a\r\nb\x00\x0bc\xadd")
+    'a\nb\ncd'
     """
-    return _CONTROL.sub("", _LINE_END.sub("\n", clean(text)))
+    return _UNSEEN.sub("", _LINE_END.sub("\n", clean(text)))
 
 
 class Text:

@@ -125,6 +125,14 @@ class TestText:
 
         assert text_of(data, type="txt") == "a\nb\nc\nd\nef"
 
+    def test_words_are_not_parted_by_what_cannot_be_seen(self) -> None:
+        data = "infor\u00admation 不可\u200b抗\u2060力\n\ufeff# 总则\nمی\u200cخواهم"
+
+        found = extract(data.encode(), type="md")
+
+        assert found.text == "information 不可抗力\n# 总则\nمی\u200cخواهم"
+        assert titles(found) == [(1, "总则")]
+
     def test_markdown_keeps_its_text_and_knows_its_headings(self) -> None:
         source = "# 总则\n\n正文。\n\n## 第一节 ##\n\n更多。\n"
 
@@ -575,6 +583,40 @@ class TestPdf:
             "and nobody has ever seen it come back to the place.",
             "A new paragraph begins here.",
         ]
+
+    @pytest.mark.parametrize("hyphen", ["\u00ad", "\u2010"])
+    def test_lines_are_cut_with_several_hyphens(self, hyphen: str) -> None:
+        # The font says what its sign for a hyphen, number 5, is.
+        to_unicode = (
+            "1 begincodespacerange\n<00> <ff>\nendcodespacerange\n2 beginbfrange\n"
+            f"<20> <7e> <0020>\n<05> <05> <{ord(hyphen):04x}>\nendbfrange"
+        )
+        page = lines("The two parties gave each other all infor\5", "mation they had.")
+        data = pages_pdf(page).replace(
+            b"/BaseFont /Helvetica >>",
+            b"/BaseFont /Helvetica /ToUnicode 6 0 R >>",
+        )
+        objects = data.split(b" obj\n")[1:]
+        bodies = [each.rpartition(b"\nendobj")[0] for each in objects]
+
+        found = text_of(pdf([*bodies, stream(to_unicode.encode())]), type="pdf")
+
+        assert found == "The two parties gave each other all information they had.\n"
+
+    def test_an_office_file_may_be_attached(self) -> None:
+        attached = simple_docx("source")
+        objects = [
+            b"<< /Type /Catalog /Pages 2 0 R >>",
+            b"<< /Type /Pages /Kids [4 0 R] /Count 1 >>",
+            b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Contents 5 0 R"
+            b" /Resources << /Font << /F1 3 0 R >> >> >>",
+            stream(lines("Hello")),
+            b"<< /Type /EmbeddedFile /Length %d >>\nstream\n%b\nendstream"
+            % (len(attached), attached),
+        ]
+
+        assert text_of(pdf(objects), type="pdf") == "Hello\n"
 
     @pytest.mark.parametrize("algorithm", ["RC4-128", "AES-256"])
     def test_a_password(self, algorithm: str) -> None:
