@@ -67,8 +67,14 @@ class RemoteEmbedder:
         self._providers = providers
         self._patience = patience
 
-    async def embed(self, texts: Sequence[str], *, kind: Kind) -> Matrix:
-        """In batches, a few at a time, each tried again while that may help."""
+    async def embed(
+        self, texts: Sequence[str], *, kind: Kind, until: float | None = None
+    ) -> Matrix:
+        """
+        In batches, a few at a time, each tried again while that may help.
+
+        `until` is when, by the event loop's clock, nobody waits for it any longer.
+        """
         connection = await self._providers.connect(self._model.provider)
         local = self._model.provider == LOCAL.name
         size, at_once = (LOCAL_BATCH, LOCAL_AT_ONCE) if local else (BATCH, AT_ONCE)
@@ -77,7 +83,7 @@ class RemoteEmbedder:
         async def batch(start: int) -> Matrix:
             async with gate:
                 part = texts[start : start + size]
-                return await self._batch(connection, part, kind)
+                return await self._batch(connection, part, kind, until)
 
         starts = range(0, len(texts), size)
         tasks = [asyncio.create_task(batch(start)) for start in starts]
@@ -91,7 +97,11 @@ class RemoteEmbedder:
         return np.concatenate(parts)
 
     async def _batch(
-        self, connection: Connection, texts: Sequence[str], kind: Kind
+        self,
+        connection: Connection,
+        texts: Sequence[str],
+        kind: Kind,
+        until: float | None,
     ) -> Matrix:
         retries = 0
         while True:
@@ -99,15 +109,16 @@ class RemoteEmbedder:
                 answer = await self._ask(connection, texts, kind)
                 return await asyncio.to_thread(rows_of, answer, len(texts))
             except FAILURES as exc:
-                if retries >= self._patience.retries or not may_be_retried(exc):
+                pause = max(
+                    retry_after(exc) or 0.0, self._patience.first_pause * 2**retries
+                )
+                is_last = retries >= self._patience.retries or _ends(until, pause)
+                if is_last or not may_be_retried(exc):
                     raise translated(
                         exc,
                         provider=self._model.provider,
                         api_key=connection.api_key,
                     ) from None
-                pause = max(
-                    retry_after(exc) or 0.0, self._patience.first_pause * 2**retries
-                )
                 metrics.provider_retried(self._model.provider, call="embedding")
                 await asyncio.sleep(min(pause, LONGEST_PAUSE) * random.uniform(0.7, 1))  # noqa: S311
                 retries += 1
@@ -134,6 +145,11 @@ class RemoteEmbedder:
             },
         )
         return answer.content
+
+
+def _ends(until: float | None, pause: float) -> bool:
+    """Whether `until` comes before the end of a pause that begins now."""
+    return until is not None and asyncio.get_running_loop().time() + pause > until
 
 
 def rows_of(answer: bytes, count: int) -> Matrix:
@@ -210,8 +226,8 @@ class Embedding:
         try:
             async with asyncio.timeout(
                 self.patience.question if kind == "query" else None
-            ):
-                return await embedder.embed(texts, kind=kind)
+            ) as limit:
+                return await embedder.embed(texts, kind=kind, until=limit.when())
         except TimeoutError:
             raise ProviderTimeout from None
 

@@ -249,6 +249,20 @@ class TestARemoteModel:
         if status == 503:
             assert int(response.headers["Retry-After"]) > 0
 
+    def test_is_told_at_once_where_the_provider_says_to_come_back_later(
+        self, as_alice: Client, remote_base: str, embeddings: Embeddings
+    ) -> None:
+        added(as_alice, remote_base)
+        later = refusal(429, headers={"Retry-After": "45"})
+        asked = len(embeddings.requests)
+        embeddings.before = lambda number: later
+
+        response = retrieve(as_alice, remote_base, "不可抗力")
+
+        is_refused(response, 503, "provider_busy")
+        assert response.headers["Retry-After"] == "45"
+        assert len(embeddings.requests) == asked + 1
+
     def test_vectors_of_another_size_are_a_409(
         self, as_alice: Client, remote_base: str, embeddings: Embeddings
     ) -> None:
