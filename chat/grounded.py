@@ -13,9 +13,11 @@ from accounts.models import User
 from chat import prompts
 from chat.asks import Ask
 from chat.grounding import Grounded, Source, grounded
+from conversations.asked import Continue
 from conversations.sources import base_before, note_sources
 from conversations.turns import Turn
 from llmbackend.chat_models import TOKENS_KEPT_FOR_ANSWER, context_window
+from llmbackend.errors import NotFound
 from llmbackend.threads import DatabaseThreads
 from rag.followups import readings
 from rag.indexes import Base
@@ -66,7 +68,11 @@ class Grounding:
 
 
 def base_for(user: User, ask: Ask) -> Base | None:
-    """The base to answer from; raises NotFound."""
+    """
+    The base to answer from; raises NotFound.
+
+    An answer goes on without the one it rests on, if that has gone.
+    """
     if ask.knowledge_base_id is not None:
         return base_of(user=user, knowledge_base_id=ask.knowledge_base_id)
     if not ask.same_base:
@@ -76,7 +82,12 @@ def base_for(user: User, ask: Ask) -> Base | None:
     )
     if base_id is None:
         return None
-    return base_of(user=user, knowledge_base_id=base_id)
+    try:
+        return base_of(user=user, knowledge_base_id=base_id)
+    except NotFound:
+        if isinstance(ask.asked, Continue):
+            return None
+        raise
 
 
 def room_for(base: Base | None, *, top_k: int) -> int:

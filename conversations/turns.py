@@ -24,7 +24,7 @@ from conversations.history import Said, closed_path
 from conversations.models import Conversation, Message, check_id
 from conversations.titles import made_of
 from conversations.writers import beat, interrupt_orphans
-from llmbackend.chat_models import provider_for
+from llmbackend.chat_models import QUOTE, provider_for
 from llmbackend.config import Limits
 from llmbackend.errors import (
     AnswerInProgress,
@@ -375,6 +375,8 @@ class _New:
 
 def _reopened(answer: Message, model: str, writing: _Writing) -> Message:
     """The same row, streaming again; raises NothingToContinue."""
+    if model == QUOTE:
+        raise NothingToContinue(f"{QUOTE} goes on with nothing: it only quotes.")
     if answer.status == Status.COMPLETE and answer.finish_reason != "length":
         raise NothingToContinue
     if answer.status == Status.FAILED and not answer.content:

@@ -15,7 +15,7 @@ from tests.chat.eventually import eventually
 from tests.chat.streams import SSE, events_in, events_of, text_of
 from tests.conftest import Client, Served, until_idle
 from tests.fake_provider import FakeProvider, Script, refusal
-from tests.rag.embeddings import make_base
+from tests.rag.embeddings import BIRDS, added, make_base
 
 
 @pytest.fixture
@@ -215,6 +215,41 @@ class TestContinue:
 
         assert response.status_code == 409
         assert response.json()["code"] == "nothing_to_continue"
+
+    def test_it_goes_on_when_the_base_it_rests_on_has_gone(
+        self, as_alice: Client, conversation: int, provider: FakeProvider
+    ) -> None:
+        base = make_base(as_alice)
+        added(as_alice, base, BIRDS, name="birds.txt")
+        provider.enqueue(Script(pieces=["Hello"], finish_reason="length"))
+        asked = {"conversation_id": conversation, "kb_id": base, "message": "Swifts?"}
+        as_alice.post("/api/rag/chat", json=asked)
+        as_alice.post("/api/rag/kb/delete", json={"kb_id": base})
+        provider.enqueue(Script(pieces=[" there!"]))
+
+        assert do(as_alice, conversation, "continue").status_code == 200
+
+        assert said(as_alice, conversation) == ["Swifts?", "Hello there!"]
+        assert as_alice.history(conversation)[-1]["sources"][0]["kb_id"] == base
+        sent = provider.requests[-1].body["messages"]
+        assert [message["role"] for message in sent[-3:]] == [
+            *["user", "assistant", "user"]
+        ]
+
+    def test_what_only_quotes_does_not_go_on(
+        self, as_alice: Client, conversation: int, provider: FakeProvider
+    ) -> None:
+        provider.enqueue(Script(pieces=["Hello"], finish_reason="length"))
+        as_alice.ask(conversation, "Hi")
+        as_alice.patch(
+            f"/api/conversations/{conversation}", json={"model": "local-quote"}
+        )
+
+        response = do(as_alice, conversation, "continue")
+
+        assert response.status_code == 409
+        assert response.json()["code"] == "nothing_to_continue"
+        assert said(as_alice, conversation) == ["Hi", "Hello"]
 
     def test_text_never_shrinks_when_going_on_fails(
         self, as_alice: Client, conversation: int, provider: FakeProvider
