@@ -142,6 +142,19 @@ class TestText:
         assert found.encoding == "gb18030"
         assert titles(found) == [(1, "总则"), (2, "第一节")]
 
+    @pytest.mark.parametrize("item", ["-", "1.", "10)", "* -"])
+    def test_markdown_has_no_headings_in_code_that_is_an_item(self, item: str) -> None:
+        room = " " * len(item)
+        source = (
+            f"# Start\n\n{item} ```sh\n{room} # not one\n\n{room} ls\n{room} ```\n\n"
+            "# Next\n"
+        )
+
+        assert titles(extract(source.encode(), type="md")) == [
+            (1, "Start"),
+            (1, "Next"),
+        ]
+
     def test_markdown_has_no_headings_in_its_code(self) -> None:
         source = (
             "# C#\n\n```make run``` starts it.\n\n## Code\n\n```text\n```sh\n"
