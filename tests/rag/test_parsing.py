@@ -121,6 +121,19 @@ class TestResults:
         assert (word.type, word.text, word.encoding) == ("docx", "Hello", "")
         assert pages.chunks[0].page == 1
 
+    def test_vectors_take_as_little_room_as_their_terms(self) -> None:
+        words = " ".join(f"word{n}" for n in range(30_000))
+        sizes = Sizes(latin=300, overlap_percent=0)
+        most = Limits(file_bytes=25 * len(words))
+
+        found = parsed(words.encode(), sizes=sizes, ngrams=True, limits=most)
+
+        assert len(found.chunks) > 800
+        assert len(found.chunks) * DIMENSION * 4 > most.file_bytes
+        last = found.chunks[-1]
+        text = found.text[last.start : last.end]
+        assert np.array_equal(last.vector, passage_vectors([text])[0])
+
     def test_chunks_are_read_in_any_order(self) -> None:
         text = "\n\n".join(f"{n} {CHINESE * 6}" for n in range(50))
 
@@ -368,7 +381,7 @@ def until(found: Callable[[], list[psutil.Process]]) -> list[psutil.Process]:
 GOOD = b'{"type": "txt", "encoding": "utf-8", "text_bytes": 4}\ntext'
 ROW = (
     b'{"start": 0, "end": 4, "page": null, "heading_path": [],'
-    b' "terms_bytes": 5, "vector_bytes": 4}\n'
+    b' "terms_bytes": 5, "dimension": 3, "places": 1}\n'
 )
 
 
@@ -380,9 +393,18 @@ class TestReadingAResult:
             return read_result(file)
 
     def test_a_good_one(self) -> None:
-        chunk = self.read(GOOD + ROW + b"terms" + b"\0\0\x80\x3f").chunks[0]
+        vector = b"\1\0" + b"\0\0\x80\x3f"
 
-        assert (chunk.terms, chunk.vector.tolist()) == (b"terms", [1.0])
+        chunk = self.read(GOOD + ROW + b"terms" + vector).chunks[0]
+
+        assert (chunk.terms, chunk.vector.tolist()) == (b"terms", [0, 1, 0])
+
+    def test_a_place_that_is_none_is_read_as_another(self) -> None:
+        vector = b"\7\0" + b"\0\0\x80\x3f"
+
+        chunk = self.read(GOOD + ROW + b"terms" + vector).chunks[0]
+
+        assert chunk.vector.tolist() == [0, 0, 1]
 
     @pytest.mark.parametrize(
         "content",
@@ -396,14 +418,13 @@ class TestReadingAResult:
             GOOD.replace(b"4", str(MAX_TEXT_BYTES + 1).encode()),
             GOOD.replace(b"text", b"te\xff\xff"),
             GOOD + ROW,
-            GOOD + ROW + b"terms" + b"\0\0\x80\x3f\0",
-            GOOD + ROW.replace(b'"start": 0', b'"start": 4') + b"terms1234",
-            GOOD + ROW.replace(b'"end": 4', b'"end": 5') + b"terms1234",
-            GOOD + ROW.replace(b"null", b'"one"') + b"terms1234",
-            GOOD + ROW.replace(b"[]", b"[1]") + b"terms1234",
-            GOOD
-            + ROW.replace(b'"vector_bytes": 4', b'"vector_bytes": 3')
-            + b"terms123",
+            GOOD + ROW + b"terms" + b"\0\0\0\0\x80\x3f\0",
+            GOOD + ROW.replace(b'"start": 0', b'"start": 4') + b"terms123456",
+            GOOD + ROW.replace(b'"end": 4', b'"end": 5') + b"terms123456",
+            GOOD + ROW.replace(b"null", b'"one"') + b"terms123456",
+            GOOD + ROW.replace(b"[]", b"[1]") + b"terms123456",
+            GOOD + ROW.replace(b"3", b"0") + b"terms123456",
+            GOOD + ROW.replace(b"3", b"65537") + b"terms123456",
             GOOD + b"x" * 200_000,
         ],
     )
