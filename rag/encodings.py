@@ -48,6 +48,12 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
     (b"\x84\x31\x95\x33", "gb18030"),
 )
+# What leads over to another script in encodings of 7 bits, whose texts pass for ASCII.
+_ESCAPES = (
+    (b"\x1b$)C", "iso2022_kr"),
+    (b"\x1b$", "iso2022_jp"),
+    (b"\x1b$", "iso2022_jp_ext"),
+)
 _NOT_OF_FILES = {"idna", "punycode", "unicode_escape", "raw_unicode_escape"}
 _UTF16 = ("utf-16-le", "utf-16-be")
 # These differ in a few signs: the first that can read the data is the one.
@@ -87,6 +93,9 @@ def decode(data: bytes, *, encoding: str = "") -> Decoded:
         return _as_named(data, known(encoding))
     for bom, name in _BOMS:
         if data.startswith(bom):
+            return _as_named(data, name)
+    for escape, name in _ESCAPES:
+        if escape in data and _strictly(data, name) is not None:
             return _as_named(data, name)
     nuls = data.count(0)
     text = _strictly(data, "utf-8")
