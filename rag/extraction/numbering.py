@@ -18,13 +18,15 @@ class Level:
     How one level of a list is numbered; `text` has `%1` for the first level's.
 
     It is counted from `start` again after each paragraph of a level above it or, if it
-    has `restarts`, of the first so many levels.
+    has `restarts`, of the first so many levels. One that is `legal` shows the numbers
+    of all levels in decimal: 第一章, and in it 1.1.
     """
 
     start: int = 1
     format: str = "decimal"
     text: str = ""
     restarts: int | None = None
+    legal: bool = False
 
 
 @dataclass(slots=True)
@@ -60,18 +62,21 @@ class Numbering:
                 counts[below] = None
         if levels[level].format == "bullet":
             return "•"
-        return _PLACE.sub(
-            lambda place: _shown(levels, counts, int(place[1]) - 1), levels[level].text
-        )
+        own = levels[level]
+
+        def shown(place: re.Match[str]) -> str:
+            at = int(place[1]) - 1
+            form, count = levels.get(at, Level()), counts[at]
+            number = form.start if count is None else count
+            return _shown(number, "decimal" if own.legal else form.format)
+
+        return _PLACE.sub(shown, own.text)
 
 
-def _shown(levels: dict[int, Level], counts: list[int | None], level: int) -> str:
-    form = levels.get(level, Level())
-    count = counts[level]
-    number = form.start if count is None else count
+def _shown(number: int, form: str) -> str:
     if not 0 < number <= _HIGHEST:
         return str(number)
-    return _FORMATS.get(form.format, str)(number)
+    return _FORMATS.get(form, str)(number)
 
 
 def chinese(number: int) -> str:
@@ -120,14 +125,33 @@ def letters(number: int) -> str:
     return chr(ord("A") + letter) * min(turn + 1, 10)
 
 
-def _circled(number: int) -> str:
-    return chr(0x2460 + number - 1) if number <= 20 else str(number)
+def legal_chinese(number: int) -> str:
+    """A whole number in the Chinese numerals of contracts and cheques.
+
+    >>> [legal_chinese(number) for number in [3, 10, 12, 205]]
+    ['叁', '壹拾', '壹拾贰', '贰佰零伍']
+    """
+    leading = "一" if 10 <= number < 20 else ""
+    return (leading + chinese(number)).translate(_LEGAL)
+
+
+_LEGAL = str.maketrans("一二三四五六七八九十百千万", "壹贰叁肆伍陆柒捌玖拾佰仟萬")
+
+
+def _from(first: int, *, most: int) -> Callable[[int], str]:
+    """Signs that follow one another in Unicode; beyond the last, the number."""
+    return lambda number: chr(first + number - 1) if number <= most else str(number)
+
+
+def _of(signs: str) -> Callable[[int], str]:
+    return lambda number: signs[number - 1] if number <= len(signs) else str(number)
 
 
 def _digits(number: int) -> str:
     return "".join(_DIGITS[int(digit)] for digit in str(number))
 
 
+_FULL_WIDTH = str.maketrans("0123456789", "０１２３４５６７８９")
 _FORMATS: dict[str, Callable[[int], str]] = {
     "chineseCounting": chinese,
     "chineseCountingThousand": chinese,
@@ -136,8 +160,15 @@ _FORMATS: dict[str, Callable[[int], str]] = {
     "japaneseCounting": chinese,
     "ideographDigital": _digits,
     "japaneseDigitalTenThousand": _digits,
-    "decimalEnclosedCircle": _circled,
-    "decimalEnclosedCircleChinese": _circled,
+    "chineseLegalSimplified": legal_chinese,
+    "ideographTraditional": _of("甲乙丙丁戊己庚辛壬癸"),
+    "ideographZodiac": _of("子丑寅卯辰巳午未申酉戌亥"),
+    "ideographEnclosedCircle": _from(0x3280, most=10),
+    "decimalEnclosedCircle": _from(0x2460, most=20),
+    "decimalEnclosedCircleChinese": _from(0x2460, most=20),
+    "decimalEnclosedParen": _from(0x2474, most=20),
+    "decimalEnclosedFullstop": _from(0x2488, most=20),
+    "decimalFullWidth": lambda number: str(number).translate(_FULL_WIDTH),
     "decimalZero": lambda number: f"{number:02}",
     "upperRoman": roman,
     "lowerRoman": lambda number: roman(number).lower(),

@@ -18,6 +18,7 @@ NAMESPACES = (
 )
 NOT_WORD = "The file is an archive, but not a Word document."
 _LONGEST_CHAIN = 20
+_OFF = {"0", "false", "off"}
 
 
 def local_names(*names: str) -> dict[str, str]:
@@ -188,6 +189,10 @@ class _Numbering:
 
     def __init__(self) -> None:
         self._abstract: dict[str, dict[int, Level]] = {}
+        # What a style for lists is defined by, and what is as such a style says.
+        self._styled: dict[str, str] = {}
+        self._as_styled: dict[str, str] = {}
+        self._abstract_id = ""
         self._used: dict[str, str] = {}
         self._starts: dict[str, dict[int, int]] = {}
         self._own: dict[str, dict[int, Level]] = {}
@@ -200,7 +205,12 @@ class _Numbering:
         match _NUMBERING_NAMES.get(name):
             case "abstractNum":
                 self._levels = {}
-                self._abstract[value(attributes, "abstractNumId")] = self._levels
+                self._abstract_id = value(attributes, "abstractNumId")
+                self._abstract[self._abstract_id] = self._levels
+            case "styleLink":
+                self._styled[value(attributes)] = self._abstract_id
+            case "numStyleLink":
+                self._as_styled[self._abstract_id] = value(attributes)
             case "lvl":
                 self._level = Level()
                 self._levels[number(value(attributes, "ilvl"))] = self._level
@@ -212,6 +222,8 @@ class _Numbering:
                 self._level.text = value(attributes)[:100]
             case "lvlRestart":
                 self._level.restarts = number(value(attributes))
+            case "isLgl":
+                self._level.legal = value(attributes) not in _OFF
             case "num":
                 self._number_id = value(attributes, "numId")
                 self._levels = self._own[self._number_id] = {}
@@ -224,8 +236,12 @@ class _Numbering:
                 starts[self._number_level] = number(value(attributes), 1)
 
     def numbering(self) -> Numbering:
-        found = Numbering(abstract=self._used)
-        for number_id, abstract in self._used.items():
+        used = {
+            number_id: self._styled.get(self._as_styled.get(abstract, ""), abstract)
+            for number_id, abstract in self._used.items()
+        }
+        found = Numbering(abstract=used)
+        for number_id, abstract in used.items():
             levels = self._abstract.get(abstract, {}) | self._own.get(number_id, {})
             starts = self._starts.get(number_id, {})
             found.begins[number_id] = set(starts)
@@ -238,11 +254,14 @@ class _Numbering:
 
 _NUMBERING_NAMES = local_names(
     "abstractNum",
+    "styleLink",
+    "numStyleLink",
     "lvl",
     "start",
     "numFmt",
     "lvlText",
     "lvlRestart",
+    "isLgl",
     "num",
     "abstractNumId",
     "lvlOverride",

@@ -277,6 +277,43 @@ class TestDocx:
 
         assert text_of(data) == "第一章 章\n第一条 条\n第二条 条\n第二章 章\n第三条 条"
 
+    def test_a_section_may_show_the_number_of_its_chapter_in_decimal(self) -> None:
+        levels = level(0, "第%1章") + level(1, "%1.%2", "<w:isLgl/>")
+        levels += level(2, "%1.%3", '<w:isLgl w:val="0"/>')
+
+        data = numbered(
+            (item("章") + item("节", level=1)) * 2 + item("款", level=2), levels=levels
+        )
+
+        assert text_of(data) == "第一章 章\n1.1 节\n第二章 章\n2.1 节\n二.一 款"
+
+    @pytest.mark.parametrize(
+        ("form", "shown"),
+        [
+            ("chineseLegalSimplified", ["玖", "壹拾", "壹拾壹"]),
+            ("ideographTraditional", ["壬", "癸", "11"]),
+            ("decimalEnclosedParen", ["⑼", "⑽", "⑾"]),
+            ("decimalFullWidth", ["９", "１０", "１１"]),
+        ],
+    )
+    def test_there_are_many_kinds_of_numbers(self, form: str, shown: list[str]) -> None:
+        levels = level(0, "%1", start=9).replace("chineseCounting", form)
+
+        assert text_of(numbered(item("x") * 3, levels=levels)) == "\n".join(
+            f"{number} x" for number in shown
+        )
+
+    def test_a_list_may_be_one_of_a_style(self) -> None:
+        styled = '<w:styleLink w:val="Articles"/>' + level(0, "第%1条")
+        used = (
+            '<w:abstractNum w:abstractNumId="2"><w:numStyleLink w:val="Articles"/>'
+            '</w:abstractNum><w:num w:numId="8"><w:abstractNumId w:val="2"/></w:num>'
+        )
+
+        data = numbered(item("甲", 8) + item("乙", 8), levels=styled, numbers=used)
+
+        assert text_of(data) == "第一条 甲\n第二条 乙"
+
     def test_numbers_of_one_list_are_counted_on(self) -> None:
         numbers = num(7) + num(8) + num(9, '<w:startOverride w:val="1"/>')
 
