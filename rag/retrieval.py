@@ -30,6 +30,9 @@ from rag.scripts import is_spaced
 from rag.terms import question_terms, terms_of
 
 FETCHED_AT_ONCE = 20
+# Of a question as it is embedded, in characters: as long as a chunk of Chinese may be.
+# Embedding models refuse what is too long for them.
+LONGEST_EMBEDDED = 2_000
 
 Vector = NDArray[np.float32]
 
@@ -69,7 +72,7 @@ class Knowledge:
         """The readings as the base's model embeds them; None where no provider does."""
         if not base.is_embedded_elsewhere:
             return [None] * len(readings)
-        texts = [reading.text for reading in readings]
+        texts = [embedded(reading.text) for reading in readings]
         return [*await self.embedding.embed(base.embedding_model, texts, kind="query")]
 
     def search(
@@ -131,6 +134,14 @@ class Knowledge:
         return [index.scored(each) for each in asked]
 
 
+def embedded(question: str) -> str:
+    """What is embedded of a question: its beginning and its end, where it is long."""
+    if len(question) <= LONGEST_EMBEDDED:
+        return question
+    half = LONGEST_EMBEDDED // 2
+    return f"{question[: half - 1]}\n{question[-half:]}"
+
+
 def base_of(*, user: User, knowledge_base_id: uuid.UUID) -> Base:
     """An owned base as a search needs it; raises NotFound and Forbidden."""
     user.grant.require(KB_READ)
@@ -155,7 +166,7 @@ def retrieve(
     vector = None
     if base.is_embedded_elsewhere and mode != "keyword":
         vector = knowledge.embedding.from_thread(
-            base.embedding_model, [question], kind="query"
+            base.embedding_model, [embedded(question)], kind="query"
         )[0]
     found = knowledge.search(
         base=base,

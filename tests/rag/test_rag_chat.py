@@ -320,6 +320,27 @@ NO_MESSAGES: tuple[Any, ...] = (None, "", " \n", 7, [])
 NO_COUNTS: tuple[Any, ...] = (0, 51, -1, "5", 5.0, True, None, [], 2**70)
 
 
+class TestALongQuestion:
+    def test_is_asked_as_typed_and_embedded_as_far_as_models_read(
+        self,
+        as_alice: Client,
+        conversation: int,
+        remote_base: str,
+        embeddings: Embeddings,
+        provider: FakeProvider,
+    ) -> None:
+        added(as_alice, remote_base)
+        embeddings.before = lambda number: (
+            refusal(400) if len(embeddings.texts[-1]) > 8_000 else None
+        )
+        question = QUESTION + "甲方" * 10_000
+
+        assert ask(as_alice, conversation, remote_base, question).status_code == 200
+
+        sent = provider.requests[-1].body["messages"][-1]["content"]
+        assert sent.endswith(f"\n\n{question}")
+
+
 class TestWhatIsRefused:
     @pytest.mark.parametrize(
         "fields",

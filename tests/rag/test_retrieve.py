@@ -249,6 +249,20 @@ class TestARemoteModel:
         if status == 503:
             assert int(response.headers["Retry-After"]) > 0
 
+    def test_a_long_question_is_embedded_in_part_and_looked_up_in_whole(
+        self, as_alice: Client, remote_base: str, embeddings: Embeddings
+    ) -> None:
+        added(as_alice, remote_base, BIRDS)
+        question = f"Why do storks {'x ' * 2_000}clatter {'x ' * 2_000}with bills?"
+
+        best, *_ = found(as_alice, remote_base, question)
+
+        assert best["scores"]["keyword"] > 0
+        sent = embeddings.texts[-1]
+        assert len(sent) == 2_000
+        assert sent.startswith("Why do storks x")
+        assert sent.endswith("x with bills?")
+
     def test_is_told_at_once_where_the_provider_says_to_come_back_later(
         self, as_alice: Client, remote_base: str, embeddings: Embeddings
     ) -> None:
