@@ -217,6 +217,13 @@ def may_be_retried(exc: Exception) -> bool:
     return exc.status_code in {408, 409, 429} or exc.status_code >= 500
 
 
+def may_be_too_much(exc: Exception) -> bool:
+    """Whether less in one request may succeed; `exc` is one of FAILURES."""
+    if not isinstance(exc, openai.APIStatusError):
+        return False
+    return exc.status_code in {400, 413, 422}
+
+
 def retry_after(exc: Exception) -> float | None:
     """Seconds the provider asks to wait, a day at most; None if it does not say."""
     if not isinstance(exc, openai.APIStatusError):

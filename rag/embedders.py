@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import httpx2
@@ -26,6 +27,7 @@ from llmbackend.providers import (
     Connection,
     authorization,
     may_be_retried,
+    may_be_too_much,
     retry_after,
     translated,
 )
@@ -61,11 +63,18 @@ class RemoteEmbedder:
     """A model behind an OpenAI-compatible `/embeddings`, the embedded e5 included."""
 
     def __init__(
-        self, model: EmbeddingModel, providers: Providers, *, patience: Patience
+        self,
+        model: EmbeddingModel,
+        providers: Providers,
+        *,
+        patience: Patience,
+        largest: dict[str, int] | None = None,
     ) -> None:
+        """`largest` is where it learns how many texts at once each model takes."""
         self._model = model
         self._providers = providers
         self._patience = patience
+        self._largest = {} if largest is None else largest
 
     async def embed(
         self, texts: Sequence[str], *, kind: Kind, until: float | None = None
@@ -80,7 +89,7 @@ class RemoteEmbedder:
         size, at_once = (LOCAL_BATCH, LOCAL_AT_ONCE) if local else (BATCH, AT_ONCE)
         gate = asyncio.Semaphore(at_once)
 
-        async def batch(start: int) -> Matrix:
+        async def batch(start: int) -> list[Matrix]:
             async with gate:
                 part = texts[start : start + size]
                 return await self._batch(connection, part, kind, until)
@@ -88,7 +97,7 @@ class RemoteEmbedder:
         starts = range(0, len(texts), size)
         tasks = [asyncio.create_task(batch(start)) for start in starts]
         try:
-            parts = await asyncio.gather(*tasks)
+            parts = list(chain.from_iterable(await asyncio.gather(*tasks)))
         finally:
             for task in tasks:
                 task.cancel()
@@ -102,13 +111,17 @@ class RemoteEmbedder:
         texts: Sequence[str],
         kind: Kind,
         until: float | None,
-    ) -> Matrix:
+    ) -> list[Matrix]:
+        if len(texts) > self._largest.get(self._model.name, BATCH):
+            return await self._halves(connection, texts, kind, until)
         retries = 0
         while True:
             try:
                 answer = await self._ask(connection, texts, kind)
-                return await asyncio.to_thread(rows_of, answer, len(texts))
+                return [await asyncio.to_thread(rows_of, answer, len(texts))]
             except FAILURES as exc:
+                if len(texts) > 1 and may_be_too_much(exc):
+                    break
                 pause = max(
                     retry_after(exc) or 0.0, self._patience.first_pause * 2**retries
                 )
@@ -122,6 +135,23 @@ class RemoteEmbedder:
                 metrics.provider_retried(self._model.provider, call="embedding")
                 await asyncio.sleep(min(pause, LONGEST_PAUSE) * random.uniform(0.7, 1))  # noqa: S311
                 retries += 1
+        parts = await self._halves(connection, texts, kind, until)
+        # Only now is it known that no single text was what was refused.
+        self._largest[self._model.name] = max(len(part) for part in parts)
+        return parts
+
+    async def _halves(
+        self,
+        connection: Connection,
+        texts: Sequence[str],
+        kind: Kind,
+        until: float | None,
+    ) -> list[Matrix]:
+        """Many providers take 10, 16 or 32 texts at once, and say so as they like."""
+        middle = (len(texts) + 1) // 2
+        first = await self._batch(connection, texts[:middle], kind, until)
+        second = await self._batch(connection, texts[middle:], kind, until)
+        return [*first, *second]
 
     async def _ask(
         self, connection: Connection, texts: Sequence[str], kind: Kind
@@ -200,6 +230,7 @@ class Embedding:
         self.patience = Patience()
         self._providers = providers
         self._config = config
+        self._largest: dict[str, int] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
@@ -222,7 +253,9 @@ class Embedding:
     async def _embedded(
         self, found: EmbeddingModel, texts: Sequence[str], kind: Kind
     ) -> Matrix:
-        embedder = RemoteEmbedder(found, self._providers, patience=self.patience)
+        embedder = RemoteEmbedder(
+            found, self._providers, patience=self.patience, largest=self._largest
+        )
         try:
             async with asyncio.timeout(
                 self.patience.question if kind == "query" else None

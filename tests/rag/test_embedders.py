@@ -193,6 +193,47 @@ class TestARequest:
         expected /= np.linalg.norm(expected, axis=1, keepdims=True)
         np.testing.assert_allclose(rows, expected, rtol=1e-5)
 
+    @pytest.mark.parametrize("status", [400, 413, 422])
+    async def test_a_provider_may_take_fewer_texts_at_once(
+        self, providers: Providers, embeddings: Embeddings, status: int
+    ) -> None:
+        def refused(_number: int) -> Script | None:
+            many = len(embeddings.requests[-1]["input"]) > 10
+            return refusal(status) if many else None
+
+        embeddings.before = refused
+        embedding = Embedding(providers, config=django_settings.CONFIG)
+        texts = [f"text number {n}" for n in range(128)]
+
+        rows = await embedding.embed("fake-embedding", texts, kind="passage")
+
+        expected = np.stack([vector_of(text) for text in texts])
+        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+        np.testing.assert_allclose(rows, expected, rtol=1e-5)
+        # From now on none is refused, and none is smaller than it has to be.
+        for _ in range(3):
+            embeddings.requests.clear()
+            await embedding.embed("fake-embedding", texts, kind="passage")
+            sizes = [len(request["input"]) for request in embeddings.requests]
+            assert (sum(sizes), max(sizes)) == (128, 8)
+
+    async def test_one_text_that_is_refused_makes_no_batch_smaller(
+        self, providers: Providers, embeddings: Embeddings
+    ) -> None:
+        embeddings.before = lambda number: (
+            refusal(400) if "bad" in embeddings.requests[-1]["input"] else None
+        )
+        embedding = Embedding(providers, config=django_settings.CONFIG)
+
+        with pytest.raises(ProviderError):
+            await embedding.embed(
+                "fake-embedding", ["x"] * 60 + ["bad"], kind="passage"
+            )
+
+        embeddings.requests.clear()
+        await embedding.embed("fake-embedding", ["x"] * 64, kind="passage")
+        assert len(embeddings.requests) == 1
+
     async def test_at_most_four_are_made_at_once(
         self,
         providers: Providers,

@@ -75,7 +75,8 @@ class TestAProviderThatFails:
         ("script", "status", "code", "asked"),
         [
             (refusal(401), 502, "provider_auth", 1),
-            (refusal(400), 502, "provider_error", 1),
+            # Of four chunks, four may be too many, and two.
+            (refusal(400), 502, "provider_error", 3),
             (refusal(500), 502, "provider_error", 3),
             (refusal(429), 503, "provider_busy", 3),
             (Script(cut="rst", cut_after=0, status=200), 502, "provider_error", 3),
