@@ -73,10 +73,7 @@ def claims_of(token: str) -> Claims:
     """Check signature, form and expiry; raise Unauthorized. No database."""
     if token.startswith(api_keys.PREFIX):
         return api_keys.claims_of(token)
-    claims = _signed_claims(token)
-    if claims.expires_at <= time.time():
-        raise Unauthorized
-    return claims
+    return _unexpired(_signed_claims(token))
 
 
 # The signature's check costs more than all else about a token, and its outcome
@@ -88,7 +85,13 @@ def _signed_claims(token: str) -> TokenClaims:
 
 def refresh_claims_of(token: str) -> TokenClaims:
     """The same of a refresh token."""
-    return _read(RefreshToken, token)
+    return _unexpired(_read(RefreshToken, token))
+
+
+def _unexpired(claims: TokenClaims) -> TokenClaims:
+    if claims.expires_at <= time.time():
+        raise Unauthorized
+    return claims
 
 
 def _read(kind: type[AccessToken | RefreshToken], token: str) -> TokenClaims:

@@ -138,6 +138,9 @@ SIMPLE_JWT = {
     "SIGNING_KEY": KEYS.jwt,
     "ACCESS_TOKEN_LIFETIME": timedelta(hours=CONFIG.jwt.lifetime_hours),
     "REFRESH_TOKEN_LIFETIME": timedelta(days=30),
+    # One machine's clock is behind another's, or was set back. That is for the time of
+    # issue: what has expired, accounts.tokens refuses to the second.
+    "LEEWAY": timedelta(minutes=5),
 }
 
 LANGUAGE_CODE = "en"

@@ -111,6 +111,16 @@ class TestRenewing:
 
         assert_refused(renew(anonymous, jwt.encode(said, settings.KEYS.jwt)))
 
+    def test_one_of_a_clock_that_is_somewhat_ahead_renews(
+        self, alice, anonymous, settings
+    ):
+        said = said_by(log_in(anonymous)["refresh"])
+        said["iat"] += 60
+
+        renewed = renew(anonymous, jwt.encode(said, settings.KEYS.jwt))
+
+        assert renewed.status_code == 200
+
     def test_a_refresh_token_signed_with_another_key_is_a_401(self, alice, anonymous):
         said = said_by(log_in(anonymous)["refresh"])
 
