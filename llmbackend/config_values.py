@@ -95,7 +95,9 @@ def _is_ip(text: str) -> bool:
 
 def _ip(value: Any) -> str:
     if isinstance(value, str) and _is_ip(value):
-        return str(ipaddress.ip_address(value))
+        address = ipaddress.ip_address(value)
+        # What a socket that listens on every address calls an IPv4 peer.
+        return str(getattr(address, "ipv4_mapped", None) or address)
     raise ValueError("an IP address")
 
 

@@ -350,7 +350,7 @@ def client_address(scope: Scope, trusted: Sequence[str]) -> str:
     lines = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
     hops = b",".join(lines).decode("latin-1").split(",")
     while client in trusted and hops:
-        hop = plain_address(hops.pop().strip())
+        hop = plain_address(without_port(hops.pop().strip()))
         if hop == "-":
             break
         client = hop
@@ -359,6 +359,18 @@ def client_address(scope: Scope, trusted: Sequence[str]) -> str:
 
 def peer_of(scope: Scope) -> str:
     return plain_address((scope.get("client") or ("-", 0))[0])
+
+
+def without_port(hop: str) -> str:
+    """
+    An address as some proxies name it, with the port that the client called from.
+
+    >>> without_port("192.0.2.7:51234"), without_port("[2001:db8::1]:51234")
+    ('192.0.2.7', '2001:db8::1')
+    """
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    return hop.partition(":")[0] if hop.count(":") == 1 else hop
 
 
 @lru_cache(maxsize=1024)

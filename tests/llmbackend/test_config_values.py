@@ -125,6 +125,7 @@ def test_a_bad_value_is_refused_by_path_and_not_shown(
         ("server", "cors_origins", "['capacitor://app']", ("capacitor://app",)),
         ("server", "cors_origins", "[]", ()),
         ("server", "trusted_proxies", "[10.0.0.1, '0::1']", ("10.0.0.1", "::1")),
+        ("server", "trusted_proxies", "['::ffff:10.0.0.1']", ("10.0.0.1",)),
         ("server", "shutdown_grace", "0", 0.0),
         ("redis", "address", '"[::1]:6379"', "[::1]:6379"),
         ("sqlite", "conn_max_lifetime", "0, path: a.db", 0),
