@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import stat
 from collections.abc import Iterator
@@ -41,6 +42,8 @@ def findings() -> Iterator[Finding]:
     yield _database()
     if not settings.CONFIG.database.url:
         yield _space()
+    elif settings.CONFIG.local.enabled:
+        yield _shared_folder()
     yield _redis()
     yield from _listening()
     yield from provider_findings()
@@ -80,6 +83,15 @@ def _space() -> Finding:
     free = shutil.disk_usage(folder).free
     said = f"{free >> 20} MB are free where the database lies"
     return Finding("ok" if free > ENOUGH_BYTES else "warning", "disk", said)
+
+
+def _shared_folder() -> Finding:
+    """Where processes find the embedded models; it need not hold a database."""
+    folder = settings.CONFIG.sqlite.path.parent
+    if os.access(folder, os.W_OK):
+        return Finding("ok", "embedded models", f"their processes share {folder}")
+    said = f"{folder} cannot be written to, which they need; see sqlite.path"
+    return Finding("warning", "embedded models", said)
 
 
 def _redis() -> Finding:

@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmbackend.config_reading import ConfigError
+
 if TYPE_CHECKING:
     from prometheus_client import Counter, Gauge, Histogram
 
@@ -121,14 +123,17 @@ def counted_in(directory: Path | None) -> Iterator[None]:
     Have this process, and those it starts, count in a directory made for that.
 
     It is removed at the end, and what a killed server left of it at the start. None:
-    nothing is counted.
+    nothing is counted. Raises ConfigError where it cannot be made.
     """
     os.environ.pop(DIRECTORY, None)
     if directory is None:
         yield
         return
     shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(mode=0o700)
+    try:
+        directory.mkdir(mode=0o700)
+    except OSError as exc:
+        raise ConfigError(f"{directory}: cannot be made: {exc.strerror}") from exc
     os.environ[DIRECTORY] = str(directory)
     try:
         yield

@@ -255,11 +255,12 @@ class Supervisor:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         fd = self._socket.fileno()
-        command = [sys.executable, "manage.py", "serve", "--worker", str(fd)]
+        program = str(settings.BASE_DIR / "manage.py")
+        command = [sys.executable, program, "serve", "--worker", str(fd)]
         # A session of its own: Ctrl-C reaches the supervisor alone, which tells them.
+        # And this folder, from which LLMBACKEND_CONFIG may be a relative path.
         return subprocess.Popen(
             [*command, str(os.getpid())],
-            cwd=settings.BASE_DIR,
             pass_fds=[fd],
             start_new_session=True,
         )

@@ -41,7 +41,7 @@ class ServeProcess:
     goes to `stdout` and `log` (standard error) in its directory.
     """
 
-    program: Sequence[str] = ("manage.py",)
+    program: Sequence[str] = (str(ROOT / "manage.py"),)
 
     def __init__(
         self, directory: Path, *, config: dict[str, Any], from_nothing: bool = False
@@ -82,8 +82,14 @@ class ServeProcess:
         outer = {k: v for k, v in os.environ.items() if k != "DJANGO_SETTINGS_MODULE"}
         return {**outer, "LLMBACKEND_CONFIG": str(self.config_file)}
 
-    def start(self, *options: str, command: str = "serve") -> None:
-        """Start the server and return at once."""
+    def start(
+        self, *options: str, command: str = "serve", folder: Path | None = None
+    ) -> None:
+        """Start the server, in its own folder or another, and return at once."""
+        environment = self.environment
+        if folder is not None:
+            relative = os.path.relpath(self.config_file, folder)
+            environment["LLMBACKEND_CONFIG"] = relative
         if not (self._from_nothing or self.database_url):
             self.make_database()
         with (
@@ -92,8 +98,8 @@ class ServeProcess:
         ):
             self.process = subprocess.Popen(
                 [sys.executable, *self.program, command, *options],
-                cwd=ROOT,
-                env=self.environment,
+                cwd=folder or ROOT,
+                env=environment,
                 stdout=out,
                 stderr=log,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import subprocess
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from llmbackend.local.weights import (
     find_e5_weights,
     is_chat_model,
 )
+
+logger = logging.getLogger(__name__)
 
 _PAUSE_AFTER_FAILURE = 5
 _HOW_TO_INSTALL = (
@@ -163,7 +166,14 @@ class LocalProvider:
         try:
             async with child.claimed(self._run_dir):
                 return await self._join(models) or await self._start(models)
-        except (ProviderError, OSError, TimeoutError) as error:
+        except (ProviderError, OSError) as error:
+            if isinstance(error, OSError):
+                why = error.strerror or "another process holds its lock"
+                logger.error(
+                    "The embedded models, which share files in %s, did not start: %s",
+                    self._run_dir,
+                    why,
+                )
             self._failed_at = asyncio.get_running_loop().time()
             raise ProviderError(child.DID_NOT_START) from error
 

@@ -397,6 +397,21 @@ async def test_a_file_that_is_no_model_is_an_error_at_once(
 
 
 @needs_model
+async def test_a_folder_that_cannot_be_written_to_is_named_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    provider = LocalProvider(Local(), run_dir=tmp_path / "file" / "folder")
+
+    with pytest.raises(ProviderError, match="did not start"):
+        await provider.endpoint()
+
+    (said,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
+    assert said.endswith(f"{tmp_path}/file/folder, did not start: Not a directory")
+    await provider.aclose()
+
+
+@needs_model
 async def test_a_configured_file_is_served_under_its_name(tmp_path: Path) -> None:
     smollm2 = weights.find_chat_weights("")
     assert smollm2 is not None

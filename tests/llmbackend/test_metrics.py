@@ -329,6 +329,18 @@ def test_what_was_counted_in_is_removed_at_the_end_and_after_a_kill(
         assert not kept.exists()
 
 
+def test_where_nothing_can_be_counted_the_start_is_refused_in_one_line(
+    tmp_path: Path,
+) -> None:
+    server = ServeProcess(tmp_path, config=CONFIG)
+    in_the_way = server.database.with_name(f"served.db.metrics-{server.port}")
+    in_the_way.touch()
+    server.start()
+
+    assert server.wait(PATIENCE) == 1
+    assert server.log == f"{in_the_way}: cannot be made: File exists\n"
+
+
 def test_a_process_that_has_just_started_keeps_nobody_from_counting(
     tmp_path: Path,
 ) -> None:

@@ -270,6 +270,16 @@ class TestWorkers:
             assert server.wait(PATIENCE) == 0
             assert not any(worker.is_running() for worker in workers)
 
+    def test_they_find_the_configuration_that_a_relative_path_names(
+        self, tmp_path: Path
+    ) -> None:
+        server = ServeProcess(tmp_path, config={"server": {"workers": 2}})
+        try:
+            server.start(folder=tmp_path)
+            server.wait_until_ready()
+        finally:
+            server.kill()
+
     def test_none_outlives_its_supervisor(self, tmp_path: Path) -> None:
         with serving(tmp_path, server={"workers": 2}) as server:
             server.wait_for(lambda: len(server.workers()) == 2)
