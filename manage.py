@@ -3,6 +3,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 # Their failures are others.
 MIGRATES = {"migrate", "restore", "serve"}
@@ -13,6 +14,7 @@ NO_TABLES = (
 
 
 def main() -> None:
+    write_whatever_comes()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "llmbackend.settings")
     from django.core.management import execute_from_command_line
     from django.db import DatabaseError
@@ -29,6 +31,16 @@ def main() -> None:
         if MIGRATES.intersection(sys.argv[1:2]) or not tables_are_missing():
             raise
         sys.exit(NO_TABLES)
+
+
+def write_whatever_comes() -> None:
+    """What a terminal cannot show, or where there is none, ends no command half-way."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+        else:
+            stream.reconfigure(errors="backslashreplace")
 
 
 def why_unusable() -> str:

@@ -38,7 +38,8 @@ def parse(path: Path) -> Any:
         mark = exc.problem_mark or exc.context_mark
         line = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ConfigError(f"{line}expected valid YAML") from None
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except (yaml.YAMLError, ValueError, RecursionError, KeyError, AttributeError):
+        # The last two are the parser's for a tag whose text is none of its kind.
         raise ConfigError("expected valid YAML") from None
 
 

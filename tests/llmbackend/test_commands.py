@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,7 +21,7 @@ from tests import fake_provider
 from tests.fake_provider import FakeProvider, Script, refusal
 from tests.patience import PATIENCE
 from tests.ports import free_port
-from tests.served import ON_SQLITE, ServeProcess, fake_section, serving
+from tests.served import ON_SQLITE, ROOT, ServeProcess, fake_section, serving
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +157,22 @@ def test_a_database_that_is_not_reached_is_one_line(tmp_path: Path) -> None:
 
     said = 'The database cannot be used: invalid connection option "typo"\n'
     assert (done.returncode, done.stderr) == (1, said)
+
+
+def test_what_a_terminal_cannot_show_ends_no_command_half_way(tmp_path: Path) -> None:
+    server = ServeProcess(tmp_path, config=ON_SQLITE)
+    server.make_database()
+
+    made = server.run("create_demo", "--user", "王😀", PYTHONIOENCODING="ascii")
+    closed = f"exec {sys.executable} manage.py delete_user 王😀 >&- 2>&-"
+    gone = subprocess.run(
+        ["sh", "-c", closed], cwd=ROOT, env=server.environment, check=False
+    )
+
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.startswith("username: \\u738b\\U0001f600\npassword: ")
+    assert gone.returncode == 0
+    assert server.query("SELECT count(*) FROM accounts_user") == [(0,)]
 
 
 class TestBackups:

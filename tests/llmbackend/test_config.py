@@ -202,6 +202,8 @@ def test_a_wrong_type_is_named_with_what_was_expected(
         ("jwt: {secret: *hunter2}", "line 1, column 15: expected valid YAML"),
         ("a: 1\n---\nb: 2", "line 2, column 1: expected valid YAML"),
         ("a: 2024-13-45", "expected valid YAML"),
+        ("a: !!bool perhaps", "expected valid YAML"),
+        ("a: !!timestamp today", "expected valid YAML"),
         ("a: &a [*a]", "expected valid YAML"),
         ("a: !!python/name:os.system", "line 1, column 4: expected valid YAML"),
         ("? [a]\n: 1", "line 1, column 3: expected valid YAML"),
