@@ -16,7 +16,9 @@ from psycopg.pq import Conninfo
 # Another server knows other roles.
 READ = ("pg_restore", "--no-owner", "--no-privileges", "--clean", "--if-exists")
 WRITE = ("psql", "--no-psqlrc", "--quiet", "--output", os.devnull)
-AT_ONCE = ("--single-transaction", "--set", "ON_ERROR_STOP=1")
+# Not --single-transaction: at the end of what it is given psql commits, also where
+# that ends because whoever gave it was interrupted.
+BEGIN = ("--set", "ON_ERROR_STOP=1", "--command", "BEGIN")
 
 
 def dump(path: Path) -> None:
@@ -52,15 +54,15 @@ def restore(path: Path) -> None:
     emptied = ["--command", f"DROP TABLE {old} CASCADE"] if old else []
     connection.close()
     with subprocess.Popen(
-        [*WRITE, *AT_ONCE, *emptied, "--file=-"],
+        [*WRITE, *BEGIN, *emptied, "--file=-"],
         stdin=subprocess.PIPE,
         env=_environment(),
     ) as database:
         command = [*READ, "--file=-", str(path)]
         read = subprocess.run(command, stdout=database.stdin, check=False)
-        if read.returncode:
-            database.kill()  # At the end of what it is given it would commit.
-    if database.returncode:
+        if not read.returncode:
+            database.communicate(b"COMMIT;\n")
+    if read.returncode or database.returncode:
         raise CommandError("The backup could not be restored; why is said above.")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -149,6 +151,13 @@ def use(alice: httpx2.Client) -> tuple[int, str, str]:
     return conversation, base, document
 
 
+def path_with(program: Path, script: str) -> str:
+    """A PATH on which a program comes before the one of the same name."""
+    program.write_text(f"#!/bin/sh\n{script}")
+    program.chmod(0o755)
+    return f"{program.parent}:{os.environ['PATH']}"
+
+
 class TestBackups:
     def test_every_row_of_every_table_comes_back(
         self, used: Installation, restored: ServeProcess
@@ -214,6 +223,29 @@ class TestBackups:
 
         assert done.returncode == 1
         assert "could not be restored" in done.stderr
+        assert rows(other.database_url) == before
+
+    def test_where_it_is_interrupted_everything_is_as_it_was(
+        self, used: Installation, restored: ServeProcess, tmp_path: Path
+    ) -> None:
+        other = used.another(tmp_path, like=restored)
+        before = rows(other.database_url)
+        # It reads the backup up to some rows; then somebody interrupts the command.
+        real = shutil.which("pg_restore")
+        path = path_with(
+            tmp_path / "pg_restore",
+            f"""
+            case "$*" in *--file=-*) ;; *) exec {real} "$@" ;; esac
+            {real} "$@" | sed "/^COPY public.django_session/q"
+            kill -INT $PPID
+            exec sleep 60 >&-
+            """,
+        )
+
+        done = other.run("restore", str(used.backup), "--force", PATH=path)
+
+        assert done.returncode != 0
+        assert "KeyboardInterrupt" in done.stderr
         assert rows(other.database_url) == before
 
     @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
