@@ -2,6 +2,7 @@
 """llmbackend's command line: `manage.py help` lists the commands."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,8 +14,15 @@ NO_TABLES = (
 )
 
 
+# They end in an order of their own.
+SERVE = {"runserver", "serve"}
+
+
 def main() -> None:
     write_whatever_comes()
+    if not SERVE.intersection(sys.argv[1:2]):
+        # As Ctrl-C does: nothing half-made is left, and no program that it started.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "llmbackend.settings")
     from django.core.management import execute_from_command_line
     from django.db import DatabaseError

@@ -8,12 +8,7 @@ from typing import Any
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.hashers import make_password
 from django.contrib.contenttypes.models import ContentType
-from django.db import (
-    DatabaseError,
-    IntegrityError,
-    OperationalError,
-    transaction,
-)
+from django.db import IntegrityError, OperationalError, transaction
 from django.db.models import F, QuerySet
 
 from accounts import audit
@@ -73,7 +68,8 @@ def delete(user: User, *, by: int | None) -> None:
     Remove an account with everything that is its owner's, in one transaction.
 
     An answer that is being written loses its row, which ends its writer, and with it
-    its readers, within a second. On any error the account is what it was.
+    its readers, within a second. On any error, and where a command is interrupted, the
+    account is what it was.
     """
     mine = User.objects.filter(pk=user.pk)
     was_active = list(mine.values_list("is_active", flat=True))
@@ -81,7 +77,7 @@ def delete(user: User, *, by: int | None) -> None:
     mine.update(is_active=False)
     try:
         _delete_rows(mine, by=by)
-    except DatabaseError:
+    except BaseException:
         mine.update(is_active=was_active[0])
         raise
     cache.forget_owner(user.pk)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db.models.signals import pre_delete
 
 from accounts.models import User
 from conversations.models import Conversation
@@ -68,6 +69,22 @@ def test_a_demo_whose_documents_cannot_be_embedded_leaves_nothing(
 
     assert not User.objects.exists()
     assert not KnowledgeBase.objects.exists()
+
+
+def test_a_deletion_that_is_interrupted_leaves_the_account_as_it_was(
+    server: Served, alice: User
+) -> None:
+    def interrupted(**_: Any) -> None:
+        raise KeyboardInterrupt
+
+    pre_delete.connect(interrupted, sender=User)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            call_command("delete_user", "alice")
+    finally:
+        pre_delete.disconnect(interrupted, sender=User)
+
+    assert User.objects.get().is_active
 
 
 def test_a_user_goes_with_all_that_is_theirs(server: Served, alice: User) -> None:

@@ -248,6 +248,17 @@ class TestBackups:
         assert "KeyboardInterrupt" in done.stderr
         assert rows(other.database_url) == before
 
+    def test_one_that_is_told_to_end_leaves_nothing(
+        self, used: Installation, tmp_path: Path
+    ) -> None:
+        # Part of a dump is there; then a timer's time is over.
+        path = path_with(tmp_path / "pg_dump", 'kill -TERM "$PPID"\nexec sleep 60')
+
+        done = used.server.run("backup", str(tmp_path / "monday.dump"), PATH=path)
+
+        assert done.returncode == 143
+        assert [each.name for each in tmp_path.iterdir()] == ["pg_dump"]
+
     @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
     def test_what_is_no_whole_backup_is_refused(
         self, used: Installation, tmp_path: Path, kept: float
