@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -71,6 +72,9 @@ RENAMED: tuple[tuple[type[Exception], type[errors.LLMBackendError]], ...] = (
     (InterfaceError, errors.DatabaseUnavailable),
 )
 
+# Of a disk, an account on it, or a file.
+NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
 # As PostgreSQL calls it.
 FOREIGN_KEY_VIOLATION = "23503"
 
@@ -115,6 +119,9 @@ def renamed(exc: Exception) -> errors.LLMBackendError | None:
     if isinstance(exc, IntegrityError) and is_of_what_went(exc):
         logger.warning("A row was to be stored under one that has gone", exc_info=exc)
         return errors.NotFound()
+    if isinstance(exc, OSError) and exc.errno in NO_ROOM:
+        logger.error("There is no room for a file", exc_info=exc)
+        return errors.Unavailable()
     ours = next((ours for theirs, ours in RENAMED if isinstance(exc, theirs)), None)
     if ours is errors.DatabaseUnavailable:
         logger.error("The database could not be used", exc_info=exc)

@@ -44,6 +44,7 @@ _REPORTED = (
     errors.NoText,
     errors.UnsupportedType,
     errors.UnknownEncoding,
+    errors.Unavailable,
 )
 # How many documents this process has others parse at once, whoever asks.
 _slots = threading.BoundedSemaphore(AT_ONCE)
@@ -65,7 +66,7 @@ def parse(
     `encoding` is the sender's word for a text file's. `waiting` is called every half
     second; what it raises ends the process and passes through. With `ngrams`, chunks
     have vectors. Raises EmptyDocument, UnreadableDocument, EncryptedDocument, NoText,
-    UnsupportedType or UnknownEncoding.
+    UnsupportedType or UnknownEncoding, and Unavailable where there is no room for it.
     """
     file_type = type_of(name)
     with ExitStack() as stack:

@@ -8,6 +8,7 @@ never runs on unlimited time or memory.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmbackend.errors import Invalid, UnreadableDocument
+from llmbackend.errors import Invalid, Unavailable, UnreadableDocument
 from rag.chunking import chunked
 from rag.confinement import confine
 from rag.extracted import Extracted
@@ -25,6 +26,7 @@ from rag.ngrams import passage_vectors
 from rag.parsed import Order, ParsedChunk, Report, Vector, write_result
 from rag.terms import pack_terms
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NO_VECTOR = np.empty(0, np.float32)
 
 
@@ -51,6 +53,10 @@ def _carried_out(order: Order) -> Report:
             write_result(result, type=order.type, document=extracted, chunks=chunks)
     except Invalid as error:
         return Report(code=error.code, message=str(error), reason=_place(error))
+    except OSError as error:
+        # Of all it does, writing the result alone needs room.
+        kind = Unavailable if error.errno in NO_ROOM else UnreadableDocument
+        return Report(code=kind.code, reason=_place(error))
     except Exception as error:  # noqa: BLE001 - a hostile file makes parsers raise any.
         return Report(code=UnreadableDocument.code, reason=_place(error))
     return Report()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,14 +13,19 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from rag.confinement import Limits
+from rag.parsed import Order, Report
+from rag.sentences import Sizes
 from tests import fake_provider, served
 from tests.fake_provider import FakeProvider, Script
-from tests.served import ON_SQLITE, ServeProcess
+from tests.rag.embeddings import make_base, upload
+from tests.served import ON_SQLITE, ROOT, ServeProcess
 
 LONG_AGO = "2026-01-01T00:00:00Z"
 CREATE = "/api/conversations/create"
 # As many as a search makes an index of.
 MESSAGES = 500
+TEXT = "Storks have no voice. " * 10_000
 
 
 SILENCED = "UPDATE conversations_writer SET heartbeat_at = '2026-01-01'"
@@ -115,3 +123,49 @@ def test_what_is_stored_is_read_by_token_and_key_and_the_rest_comes_back(
     assert refused.status_code == 503, refused.text
     assert refused.json()["code"] == "database_unavailable"
     assert made.status_code == 200, made.text
+
+
+def test_a_file_that_finds_no_room_is_to_be_sent_again(server: ServeProcess) -> None:
+    document = 10 * TEXT.encode()
+    with server.signed_in() as alice:
+        base = make_base(alice, embedding_model="local-ngram")
+        fill(server, up_to=1)
+        refused = [
+            upload(alice, base, document, name="a.txt"),
+            alice.post("/api/conversations/import", content=document),
+        ]
+        fill(server, up_to=resource.RLIM_INFINITY)
+        taken = upload(alice, base, document, name="a.txt")
+
+    assert [answer.status_code for answer in refused] == [503] * 2
+    assert {answer.json()["code"] for answer in refused} == {"unavailable"}
+    assert "Unhandled error" not in server.log
+    assert taken.status_code == 200, taken.text
+
+
+def test_a_document_whose_text_finds_no_room_is_not_said_to_be_damaged(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(TEXT)
+    with path.open("rb") as document, Path("/dev/full").open("wb") as result:
+        order = Order(
+            parent=os.getpid(),
+            document=document.fileno(),
+            result=result.fileno(),
+            type="txt",
+            encoding="",
+            sizes=Sizes(),
+            ngrams=False,
+            limits=Limits(),
+        )
+        done = subprocess.run(
+            [sys.executable, "-m", "rag.worker"],
+            input=order.to_line(),
+            pass_fds=(order.document, order.result),
+            capture_output=True,
+            cwd=ROOT,
+            check=True,
+        )
+
+    assert Report.from_line(done.stdout).code == "unavailable"
