@@ -24,6 +24,9 @@ from llmbackend.commits import Commits
 from llmbackend.threads import DatabaseThreads
 
 IN_MEMORY = 1 << 20
+# These ask no database, and are asked all the more while it keeps everybody waiting:
+# a supervisor would take a process for dead. The first is told in half a millisecond.
+ALIVE, COUNTED = "/healthz", "/metrics"
 
 Started = tuple[int, list[tuple[bytes, bytes]], bytes]
 Answered = tuple[ASGIRequest, HttpResponseBase]
@@ -106,6 +109,10 @@ class RestApplication:
             answered = partial(self.answered, scope, body)
             return await self._commits.run(answered, finished)
         respond = partial(self.respond, scope, body)
+        if path == ALIVE:
+            return respond()
+        if path == COUNTED:
+            return await asyncio.to_thread(respond)
         if request in self._password_requests:
             async with self._turn_of(scope):
                 return await self._password_threads.run(respond)

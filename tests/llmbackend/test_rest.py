@@ -22,10 +22,17 @@ LOGIN = "/api/users/login"
 
 
 @pytest.fixture
-def rest(database: None) -> Iterator[RestApplication]:
-    """With one thread for passwords, and Alice in the database."""
-    make_user("alice")
+def threads(database: None) -> Iterator[DatabaseThreads]:
+    """The one thread for all but passwords."""
     threads = DatabaseThreads(name="database", size=1, at_once=1, idle=0)
+    yield threads
+    threads.close()
+
+
+@pytest.fixture
+def rest(threads: DatabaseThreads) -> Iterator[RestApplication]:
+    """With one thread for passwords, too, and Alice in the database."""
+    make_user("alice")
     password_threads = DatabaseThreads(name="password", size=1, at_once=1, idle=0)
     yield RestApplication(
         threads=threads,
@@ -37,7 +44,6 @@ def rest(database: None) -> Iterator[RestApplication]:
         slow_paths=[],
         slow_at_once=1,
     )
-    threads.close()
     password_threads.close()
 
 
@@ -132,3 +138,19 @@ async def test_passwords_delay_nothing_else_not_even_on_their_own_path(
 
     hashing.gate.set()
     assert await asyncio.gather(*logins) == [200] * 3
+
+
+@pytest.mark.parametrize(("path", "status"), [("/healthz/", 200), ("/metrics", 404)])
+async def test_what_asks_no_database_does_not_wait_for_who_does(
+    rest: RestApplication, threads: DatabaseThreads, path: str, status: int
+) -> None:
+    gate = threading.Event()
+    waiting = asyncio.create_task(threads.run(gate.wait, PATIENCE))
+    await asyncio.sleep(0)
+
+    answered = await ask(rest, path=path, method="GET")
+    was_waiting = not waiting.done()
+    gate.set()
+    await waiting
+
+    assert (answered, was_waiting) == (status, True)
