@@ -24,7 +24,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import (
 
 from llmbackend.direct_write import offered
 from llmbackend.errors import Invalid, LLMBackendError, TooLarge
-from llmbackend.guard import SECURITY_HEADERS, log_access
+from llmbackend.guard import SECURITY_HEADERS, log_access, peer_of
 from llmbackend.http import error_answer
 from llmbackend.log import request_id, request_path
 
@@ -240,4 +240,5 @@ class BoundedProtocol(HttpToolsProtocol):
             b"%b: %b\r\n" % pair for pair in (*headers, *SECURITY_HEADERS, named, ends)
         ]
         self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", body]))
-        log_access(str(self.client and self.client[0]), "-", "-", status, self._began)
+        client = peer_of({"client": self.client})
+        log_access(client, "-", "-", status, self._began)

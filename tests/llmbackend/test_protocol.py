@@ -59,10 +59,12 @@ def address() -> Iterator[tuple[str, int]]:
     yield from served(config)
 
 
-def served(config: uvicorn.Config) -> Iterator[tuple[str, int]]:
+def served(
+    config: uvicorn.Config, *, host: str = "127.0.0.1"
+) -> Iterator[tuple[str, int]]:
     """The address of a server that runs meanwhile."""
     server = uvicorn.Server(config)
-    listening = bind(host="127.0.0.1", port=0)
+    listening = bind(host=host, port=0)
     found = listening.getsockname()
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
@@ -315,3 +317,19 @@ def test_a_client_of_knowledge_bases_is_answered_in_theirs(
     told = json.loads(body)
     assert (told["success"], told["code"]) == (False, "too_large")
     assert told["message"] == told["error"]
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="there is no IPv6 here")
+def test_who_does_not_speak_http_is_logged_by_the_address_of_all_requests(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "llmbackend.access")
+    for _, port, *_ in served(uvicorn_config(application), host="::"):
+        with closing(socket.create_connection(("127.0.0.1", port))) as made:
+            made.sendall(b"nonsense\r\n\r\n")
+            made.settimeout(PATIENCE)
+            while made.recv(4096):
+                pass
+
+    (said,) = [r.getMessage() for r in caplog.records if "access" in r.name]
+    assert said.startswith('127.0.0.1 "- -" 400 ')
