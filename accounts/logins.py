@@ -70,8 +70,10 @@ def renew(refresh: str) -> Tokens:
 @transaction.atomic
 def end(claims: TokenClaims, *, why: str = "") -> None:
     """Log out: no token of this log-in is good any more."""
-    longest = max(AccessToken.lifetime, RefreshToken.lifetime)
-    if _revoke(claims.family, until=timezone.now() + longest):
+    longest = timezone.now() + max(AccessToken.lifetime, RefreshToken.lifetime)
+    # One that was issued before jwt.lifetime_hours was made less lives longer.
+    expiry = datetime.fromtimestamp(claims.expires_at, UTC)
+    if _revoke(claims.family, until=max(longest, expiry)):
         user = User(pk=claims.user_id)
         audit.record(Action.LOGGED_OUT, by=user.pk, on=user, detail=why)
 

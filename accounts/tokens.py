@@ -25,6 +25,8 @@ class TokenClaims:
     What a token with a good signature says.
 
     `family` is the log-in it comes from: all tokens of one log-in end together.
+    `joined` is when its account was made, in seconds: after a restore the number of
+    one that was made since the backup comes to be another's.
     """
 
     user_id: int
@@ -32,6 +34,8 @@ class TokenClaims:
     jti: str
     family: str
     expires_at: float
+    # None: issued by a version that did not say so.
+    joined: int | None = None
 
 
 def _holder() -> QuerySet[User]:
@@ -64,6 +68,7 @@ def issue_refresh(user: User, *, family: str) -> str:
 
 def _signed(token: AccessToken | RefreshToken, *, user: User, family: str) -> str:
     token["ver"] = user.token_version
+    token["joined"] = _joined(user)
     if family:
         token["fam"] = family
     return str(token)
@@ -103,6 +108,7 @@ def _read(kind: type[AccessToken | RefreshToken], token: str) -> TokenClaims:
             jti=str(payload["jti"]),
             family=str(payload.get("fam") or payload["jti"]),
             expires_at=float(payload["exp"]),
+            joined=payload.get("joined"),
         )
     except (TokenError, KeyError, TypeError, ValueError, OverflowError) as exc:
         raise Unauthorized from exc
@@ -139,9 +145,13 @@ def user_unless_revoked(claims: TokenClaims, *, jti: str) -> User:
     user = _HOLDER.first(
         id=claims.user_id, token_version=claims.version, jti=jti, family=claims.family
     )
-    if user is None:
+    if user is None or claims.joined not in (None, _joined(user)):
         raise Unauthorized
     return user
+
+
+def _joined(user: User) -> int:
+    return int(user.date_joined.timestamp())
 
 
 def bearer_token(authorization: str) -> str:

@@ -199,6 +199,19 @@ class TestLoggingOut:
         assert status_with(anonymous, tokens["token"]) == 401
         assert_refused(renew(anonymous, tokens["refresh"]))
 
+    def test_ends_a_token_that_lives_longer_than_tokens_do_now(
+        self, alice, anonymous, settings
+    ):
+        """It was issued before jwt.lifetime_hours was made less."""
+        said = said_by(log_in(anonymous)["token"])
+        said["exp"] += 90 * 24 * 3600
+        token = jwt.encode(said, settings.KEYS.jwt)
+
+        assert self.log_out(anonymous, token).status_code == 200
+
+        remembered = RevokedToken.objects.get().expires_at.timestamp()
+        assert remembered >= said["exp"]
+
     def test_ends_what_the_log_in_was_renewed_to(self, alice, anonymous):
         first = log_in(anonymous)
         second = renew(anonymous, first["refresh"]).json()

@@ -72,7 +72,8 @@ def test_an_issued_token_says_who_until_when_and_nothing_private(alice, settings
 
     said = jwt.decode(token, options={"verify_signature": False})
     assert jwt.get_unverified_header(token) == {"alg": "HS256", "typ": "JWT"}
-    assert set(said) == {"token_type", "exp", "iat", "jti", "user_id", "ver"}
+    expected = {"token_type", "exp", "iat", "jti", "user_id", "ver", "joined"}
+    assert set(said) == expected
     assert said["exp"] - said["iat"] == settings.CONFIG.jwt.lifetime_hours * 3600
 
 
@@ -204,6 +205,8 @@ def test_a_token_that_lacks_a_claim_is_a_401(anonymous, alice, sign, claim):
         {"ver": "new"},
         {"ver": 10**40},
         {"ver": 1},
+        {"joined": 1},
+        {"joined": [1]},
         {"exp": "tomorrow"},
         {"exp": float("inf")},
         {"exp": float("nan")},

@@ -209,6 +209,25 @@ class TestBackups:
         assert stat.S_IMODE(kept.stat().st_mode) == 0o600
         assert not list(other.database.parent.glob("*.before-restore*"))
 
+    def test_a_token_of_who_came_since_is_no_token_of_who_comes_next(
+        self, tmp_path: Path
+    ) -> None:
+        backup = tmp_path / "monday.db"
+        with serving(tmp_path, **ON_SQLITE) as server:
+            assert server.run("backup", str(backup)).returncode == 0
+            with server.signed_in("bob") as bob:
+                number = bob.get("/api/users/me").json()["user_id"]
+                token = bob.headers["Authorization"]
+            server.kill()
+            assert server.run("restore", str(backup), "--force").returncode == 0
+            server.start()
+            server.wait_until_ready()
+
+            with server.signed_in("carol") as carol:
+                assert carol.get("/api/users/me").json()["user_id"] == number
+            with server.client(headers={"Authorization": token}) as bob:
+                assert bob.get("/api/users/me").status_code == 401
+
     def test_a_large_one_ends_beside_a_server_that_never_stops_writing(
         self, tmp_path: Path
     ) -> None:
