@@ -52,14 +52,16 @@ def write_whatever_comes() -> None:
 
 
 def why_unusable() -> str:
-    """Why no connection comes about, in a line; empty if one does."""
+    """Why no connection comes about that can write, in a line; empty if one does."""
     from django.db import DatabaseError, connection
+
+    from llmbackend.tables import why_not_writable
 
     try:
         connection.ensure_connection()
     except DatabaseError as exc:
         return str(exc).strip().splitlines()[0]
-    return ""
+    return why_not_writable()
 
 
 def tables_are_missing() -> bool:

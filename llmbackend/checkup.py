@@ -14,7 +14,7 @@ import httpx2
 from django.conf import settings
 from django.utils.translation import gettext as _
 
-from llmbackend import cache, health
+from llmbackend import cache, health, tables
 from llmbackend.chat_models import usable_models
 from llmbackend.config import Provider
 from llmbackend.keys import key_file
@@ -66,6 +66,8 @@ def _secrets() -> Finding:
 def _database() -> Finding:
     config = settings.CONFIG
     kind = "PostgreSQL" if config.database.url else "SQLite"
+    if reason := tables.why_not_writable():
+        return Finding("error", "database", reason)
     # To look for a file that is not there would make it.
     is_there = bool(config.database.url) or config.sqlite.path.exists()
     state = health.database_state() if is_there else "not migrated"

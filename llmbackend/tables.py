@@ -73,6 +73,17 @@ def claimed() -> Iterator[None]:
             cursor.execute("SELECT pg_advisory_unlock(%s)", [ADVISORY_LOCK])
 
 
+def why_not_writable() -> str:
+    """What this user may not write to, of SQLite's file and its folder; or empty."""
+    if connection.vendor != "sqlite":
+        return ""
+    database = settings.CONFIG.sqlite.path
+    for place in (database, database.parent):
+        if place.exists() and not os.access(place, os.W_OK):
+            return f"{place} is not this user's to write to"
+    return ""
+
+
 def migrations() -> Iterator[tuple[str, str]]:
     """The apps and names of all migrations; none is imported, which takes long."""
     for app in apps.get_app_configs():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sqlite3
 import stat
@@ -157,6 +158,40 @@ def test_a_database_that_is_not_reached_is_one_line(tmp_path: Path) -> None:
 
     said = 'The database cannot be used: invalid connection option "typo"\n'
     assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.parametrize("command", ["serve", "create_demo"])
+def test_a_database_that_is_anothers_is_one_line(tmp_path: Path, command: str) -> None:
+    server = ServeProcess(tmp_path, config=ON_SQLITE)
+    server.manage("generate_secret")  # Which makes the secrets that are kept beside it.
+    server.make_database()
+    server.database.chmod(0o444)
+
+    done, looked = (
+        subprocess.run(
+            [sys.executable, "manage.py", asked],
+            cwd=ROOT,
+            env=server.environment,
+            preexec_fn=heed_permissions,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        for asked in (command, "doctor")
+    )
+
+    why = f"{server.database} is not this user's to write to\n"
+    assert done.returncode == 1
+    assert done.stderr.removeprefix("CommandError: ") == (
+        f"The database cannot be used: {why}"
+    )
+    assert f"ERROR    database: {why}" in looked.stdout
+
+
+def heed_permissions() -> None:
+    """What root does not do, unless it gives up this for the program it becomes."""
+    drop_from_bounding_set, may_override = 24, 1
+    ctypes.CDLL(None).prctl(drop_from_bounding_set, may_override, 0, 0, 0)
 
 
 def test_what_a_terminal_cannot_show_ends_no_command_half_way(tmp_path: Path) -> None:

@@ -85,6 +85,8 @@ class Command(BaseCommand):
             ) from exc
 
     def migrate(self) -> None:
+        if reason := tables.why_not_writable():
+            raise CommandError(f"The database cannot be used: {reason}")
         try:
             # To find that nothing is to be done, it reads every migration there is.
             if not tables.are_complete():
