@@ -37,8 +37,8 @@ def close_turn(*, turn: Turn, writer: uuid.UUID, outcome: Outcome) -> bool:
     """
     Store an answer's end; False when the answer is no longer `writer`'s.
 
-    That is so after a take-over and after the conversation's deletion. What was stored
-    before is so: a connection may break between a commit and the word of it.
+    That is so after a take-over and after the conversation's deletion. An end that was
+    stored before is True: a connection may break between a commit and the word of it.
     """
     lock(turn.conversation_id)
     ended = _ENDED.run(
