@@ -289,8 +289,16 @@ def _checked(config: Config) -> Config:
             problem = f"a name of its own, {provider.name} is taken"
             raise ConfigError(f"providers[{index}].name: expected {problem}")
         taken.add(provider.name.casefold())
+    # A base is searched by the model of the name it was embedded by.
     embedders = ["auto", "local-e5", "local-ngram"]
-    embedders += [name for each in config.providers for name in each.embedding_models]
+    for index, provider in enumerate(config.providers):
+        for name in provider.embedding_models:
+            if name in embedders:
+                problem = f"names of their own, {name} is taken"
+                raise ConfigError(
+                    f"providers[{index}].embedding_models: expected {problem}"
+                )
+            embedders.append(name)
     if config.rag.default_embedding_model not in embedders:
         one_of = ", ".join(embedders)
         raise ConfigError(f"rag.default_embedding_model: expected one of {one_of}")

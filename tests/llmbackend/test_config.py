@@ -330,6 +330,20 @@ def test_an_empty_list_of_providers_means_none(loaded: Load) -> None:
     assert loaded(SQLITE + "providers: []").providers == ()
 
 
+@pytest.mark.parametrize("name", ["embed-3", "local-e5", "local-ngram", "auto"])
+def test_an_embedding_model_s_name_is_its_own(refusal: Refuse, name: str) -> None:
+    text = f"""
+    sqlite: {{path: a.db}}
+    providers:
+      - {{name: first, base_url: "http://a", embedding_models: {{embed-3: a}}}}
+      - {{name: second, base_url: "http://b", embedding_models: {{{name}: b}}}}
+    """
+
+    assert refusal(text) == (
+        f"providers[1].embedding_models: expected names of their own, {name} is taken"
+    )
+
+
 @pytest.mark.parametrize("name", ["local", "Local", "first", "FIRST"])
 def test_a_provider_s_name_is_its_own(refusal: Refuse, name: str) -> None:
     text = f"""
