@@ -14,7 +14,8 @@ MAX_ENTRIES = 2_000
 MAX_INFLATED = 100 << 20
 MAX_ENTRY = 50 << 20
 MAX_RATIO = 200
-RATIO_COUNTS_FROM = 1 << 20
+# A form of thousands of empty cells packs as well as a bomb does.
+RATIO_COUNTS_FROM = 16 << 20
 STEP = 64 << 10
 _ENCRYPTED = 0x1
 _PLAIN = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}

@@ -407,6 +407,24 @@ class TestDocx:
 
         assert text_of(raw_docx(body(content))) == "甲\n\n乙"
 
+    def test_a_long_form_of_empty_cells_is_read(self) -> None:
+        cell = (
+            '<w:tc><w:tcPr><w:tcW w:w="1728" w:type="dxa"/></w:tcPr>'
+            '<w:p w:rsidR="00AB12CD" w:rsidRDefault="00AB12CD"><w:pPr><w:rPr>'
+            '<w:rFonts w:hint="eastAsia"/><w:sz w:val="21"/></w:rPr></w:pPr></w:p>'
+            "</w:tc>"
+        )
+        rows = [
+            f"<w:tr><w:tc>{paragraph(f'No. {n}')}</w:tc>{cell * 20}</w:tr>"
+            for n in range(3_000)
+        ]
+
+        found = text_of(raw_docx(body(f"<w:tbl>{''.join(rows)}</w:tbl>")))
+
+        assert [line.split(" |")[0] for line in found.splitlines()] == [
+            f"No. {n}" for n in range(3_000)
+        ]
+
     def test_strict_documents_are_read(self) -> None:
         strict = "http://purl.oclc.org/ooxml/wordprocessingml/main"
 
