@@ -47,7 +47,7 @@ def extract(data: bytes, *, type: str, encoding: str = "") -> Extracted:  # noqa
 
 
 def _pdf(data: bytes) -> Extracted:
-    if not data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_PDF) or _ends_as_zip(data):
+    if _PDF not in data[:_PDF_MAY_START] or _ends_as_zip(data):
         raise UnsupportedType(WRONG_TYPE)
     from rag.extraction.pdf import extract_pdf
 

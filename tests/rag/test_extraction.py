@@ -671,6 +671,14 @@ class TestPdf:
 
         assert found == "The two parties gave each other all information they had.\n"
 
+    @pytest.mark.parametrize(
+        "before", [b"\xef\xbb\xbf\r\n", b"X-Mailer: 1\r\n\r\n" * 40]
+    )
+    def test_it_may_begin_a_little_later(self, before: bytes) -> None:
+        data = before + pages_pdf(lines("One."), lines("Two."))
+
+        assert text_of(data, type="pdf") == "One.\nTwo.\n"
+
     def test_an_office_file_may_be_attached(self) -> None:
         attached = simple_docx("source")
         objects = [
