@@ -198,6 +198,9 @@ def _ranked(
         known_share=scored.index.known_share(scored.terms),
     )
     dense = scored.dense
+    if base.embedding_model == LOCAL_NGRAM and dense is not None:
+        # N-grams meet by chance, too, and as often against each other as not.
+        dense = dense.clip(0)
     if dense is None or not dense.any():
         # A question of no words has no direction: nothing is near it.
         return fused(np.zeros_like(scored.keyword), scored.keyword, weight=1)

@@ -127,6 +127,16 @@ class TestResults:
         assert texts
         assert not any("不可抗力" in text for text in texts)
 
+    @pytest.mark.parametrize("mode", ["hybrid", "dense", "keyword"])
+    def test_a_word_that_no_document_has_finds_none_by_chance(
+        self, as_alice: Client, base: str, mode: str
+    ) -> None:
+        for text in ("Swallows leave.", "Storks clatter with bills.", "Cranes dance."):
+            added(as_alice, base, text)
+
+        # Its n-gram and that of "leave" fall together, against each other.
+        assert found(as_alice, base, "zork41", mode=mode) == []
+
 
 class TestChanges:
     def test_a_document_is_found_as_soon_as_it_is_there(
