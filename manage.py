@@ -33,8 +33,8 @@ def main() -> None:
         execute_from_command_line(sys.argv)
     except ConfigError as error:
         sys.exit(str(error))
-    except DatabaseError:
-        if reason := why_unusable():
+    except DatabaseError as error:
+        if reason := why_unusable() or why_not_ours(error):
             sys.exit(f"The database cannot be used: {reason}")
         if MIGRATES.intersection(sys.argv[1:2]) or not tables_are_missing():
             raise
@@ -52,16 +52,24 @@ def write_whatever_comes() -> None:
 
 
 def why_unusable() -> str:
-    """Why no connection comes about that can write, in a line; empty if one does."""
+    """Why no connection comes about of which use can be made; empty if one does."""
     from django.db import DatabaseError, connection
 
-    from llmbackend.tables import why_not_writable
+    from llmbackend.tables import why_unfit
 
     try:
         connection.ensure_connection()
     except DatabaseError as exc:
         return str(exc).strip().splitlines()[0]
-    return why_not_writable()
+    return why_unfit()
+
+
+def why_not_ours(error: Exception) -> str:
+    """Why no table can be made, in a line; empty if that is not what failed."""
+    from django.db.migrations.exceptions import MigrationSchemaMissing
+
+    is_that = isinstance(error, MigrationSchemaMissing)
+    return str(error).splitlines()[0] if is_that else ""
 
 
 def tables_are_missing() -> bool:

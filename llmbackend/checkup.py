@@ -66,11 +66,11 @@ def _secrets() -> Finding:
 def _database() -> Finding:
     config = settings.CONFIG
     kind = "PostgreSQL" if config.database.url else "SQLite"
-    if reason := tables.why_not_writable():
-        return Finding("error", "database", reason)
     # To look for a file that is not there would make it.
     is_there = bool(config.database.url) or config.sqlite.path.exists()
     state = health.database_state() if is_there else "not migrated"
+    if state != "unreachable" and (reason := tables.why_unfit()):
+        return Finding("error", "database", reason)
     if state == "ok":
         return Finding("ok", "database", f"{kind} is reached and up to date")
     if state == "not migrated":

@@ -73,10 +73,16 @@ def claimed() -> Iterator[None]:
             cursor.execute("SELECT pg_advisory_unlock(%s)", [ADVISORY_LOCK])
 
 
-def why_not_writable() -> str:
-    """What this user may not write to, of SQLite's file and its folder; or empty."""
-    if connection.vendor != "sqlite":
-        return ""
+def why_unfit() -> str:
+    """
+    What is wrong with a database that can be reached, in a line; empty if nothing.
+
+    Raises OperationalError where it cannot.
+    """
+    if connection.vendor == "postgresql":
+        connection.ensure_connection()
+        encoding = connection.connection.info.parameter_status("server_encoding")
+        return "" if encoding == "UTF8" else f"its encoding is {encoding}, not UTF8"
     database = settings.CONFIG.sqlite.path
     for place in (database, database.parent):
         if place.exists() and not os.access(place, os.W_OK):

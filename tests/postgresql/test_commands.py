@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -353,3 +354,41 @@ def test_old_conversations_are_removed(
 
     assert done.stdout == "1 conversations were removed.\n"
     assert other.query("SELECT count(*) FROM conversations_message") == [(0,)]
+
+
+LATIN1 = "ENCODING LATIN1 LOCALE 'C' TEMPLATE template0"
+NO_TABLE = "Unable to create the django_migrations table (permission denied"
+
+
+@pytest.mark.parametrize(
+    ("command", "made", "user", "why"),
+    [
+        ("serve", LATIN1, "", "its encoding is LATIN1"),
+        ("serve", "", "guest", NO_TABLE),
+        ("migrate", "", "guest", NO_TABLE),
+    ],
+)
+def test_a_database_that_is_made_otherwise_is_one_line(
+    used: Installation, tmp_path: Path, command: str, made: str, user: str, why: str
+) -> None:
+    url = re.sub(r"[^/]+$", "made_otherwise", used.server.database_url)
+    if user:
+        url = re.sub(r"//[^@]+@", f"//{user}:{postgresql_server.PASSWORD}@", url)
+    secret = {"secret": postgresql_server.JWT_SECRET}
+    config: dict[str, Any] = {"database": {"url": url}, "jwt": secret}
+
+    with psycopg.connect(used.database.url("postgres"), autocommit=True) as session:
+        session.execute(
+            f"CREATE ROLE guest LOGIN PASSWORD '{postgresql_server.PASSWORD}'"
+        )
+        session.execute(f"CREATE DATABASE made_otherwise {made}")
+        try:
+            done = ServeProcess(tmp_path, config=config).run(command)
+        finally:
+            session.execute("DROP DATABASE made_otherwise")
+            session.execute("DROP ROLE guest")
+
+    assert done.returncode == 1
+    said = done.stderr.removeprefix("CommandError: ")
+    assert said.startswith(f"The database cannot be used: {why}")
+    assert len(said.splitlines()) == 1

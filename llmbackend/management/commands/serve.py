@@ -13,6 +13,7 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError, connection
+from django.db.migrations.exceptions import MigrationSchemaMissing
 
 from llmbackend import cache, metrics, serving, tables
 from llmbackend.chat_models import usable_models
@@ -85,16 +86,16 @@ class Command(BaseCommand):
             ) from exc
 
     def migrate(self) -> None:
-        if reason := tables.why_not_writable():
-            raise CommandError(f"The database cannot be used: {reason}")
         try:
+            if reason := tables.why_unfit():
+                raise CommandError(f"The database cannot be used: {reason}")
             # To find that nothing is to be done, it reads every migration there is.
             if not tables.are_complete():
                 with tables.claimed():
                     # Unless another process has done it by now.
                     if not tables.are_complete():
                         call_command("migrate", verbosity=0, interactive=False)
-        except OperationalError as exc:
+        except (OperationalError, MigrationSchemaMissing) as exc:
             reason = str(exc).strip().splitlines()[0]
             raise CommandError(f"The database cannot be used: {reason}") from exc
         # The threads that serve have connections of their own.
