@@ -97,6 +97,10 @@ class Ending:
             hurry = self._application.drain(grace=0)
             self._tasks.append(asyncio.ensure_future(hurry))
 
+    def begin_once(self) -> None:
+        if not self._tasks:
+            self.begin()
+
     async def _end(self, grace: float) -> None:
         try:
             await self._application.drain(grace=grace)
@@ -148,7 +152,12 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._loop.call_soon_threadsafe(self._ending.begin)
+        # A service manager tells every process, and the supervisor tells its workers,
+        # so that SIGTERM is news to them once. What hurries them is SIGINT.
+        is_worker = self._supervisor is not None
+        known = is_worker and sig == signal.SIGTERM
+        begin = self._ending.begin_once if known else self._ending.begin
+        self._loop.call_soon_threadsafe(begin)
 
     def _exit(self) -> None:
         self.should_exit = True
@@ -293,9 +302,10 @@ class Supervisor:
         while any(worker.poll() is None for worker in self._workers):
             # A second signal hurries the workers, as it would hurry one alone.
             if passed_on < self._signals:
+                sig = signal.SIGINT if passed_on else signal.SIGTERM
                 passed_on += 1
                 for worker in self._workers:
-                    worker.terminate()
+                    worker.send_signal(sig)
             time.sleep(0.05)
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from typing import IO
 
 import llmbackend
 from llmbackend import errors
-from llmbackend.errors import UnreadableDocument
+from llmbackend.errors import ServerRestarting, UnreadableDocument
 from rag.confinement import Limits
 from rag.extraction.types import type_of
 from rag.parsed import Order, Parsed, ParsedChunk, Report, read_result
@@ -66,7 +67,8 @@ def parse(
     `encoding` is the sender's word for a text file's. `waiting` is called every half
     second; what it raises ends the process and passes through. With `ngrams`, chunks
     have vectors. Raises EmptyDocument, UnreadableDocument, EncryptedDocument, NoText,
-    UnsupportedType or UnknownEncoding, and Unavailable where there is no room for it.
+    UnsupportedType or UnknownEncoding, and Unavailable where there is no room for it
+    or the server is being ended.
     """
     file_type = type_of(name)
     with ExitStack() as stack:
@@ -112,7 +114,12 @@ def _descriptor_of(file: IO[bytes], stack: ExitStack) -> int:
 
 
 def _carried_out(order: Order, waiting: Callable[[], None]) -> bytes:
-    """What the process reports; less than a line if it was killed or took too long."""
+    """
+    What the process reports; less than a line if it was killed or took too long.
+
+    Raises ServerRestarting where it was told to end, as a service manager tells every
+    process of a service: the document is not at fault.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "rag.worker"],
         stdin=subprocess.PIPE,
@@ -126,9 +133,12 @@ def _carried_out(order: Order, waiting: Callable[[], None]) -> bytes:
     )
     with process:
         try:
-            return _report_of(process, order, waiting)
+            report = _report_of(process, order, waiting)
         finally:
             process.kill()
+    if process.returncode == -signal.SIGTERM:
+        raise ServerRestarting
+    return report
 
 
 def _report_of(

@@ -253,6 +253,40 @@ def test_workers_are_told_once_and_end_within_the_grace(
         assert sorted(rows(server)) == [("complete", "Hello"), ("interrupted", "Hel")]
 
 
+def test_workers_that_a_service_manager_tells_too_end_within_the_grace(
+    tmp_path: Path, provider: FakeProvider
+) -> None:
+    read, endless = (Script(pieces=["Hel", "lo"], stall_after=1) for _ in "12")
+    with (
+        serving(
+            tmp_path,
+            server={"shutdown_grace": 60, "workers": 2},
+            providers=fake_section(provider.base_url),
+        ) as server,
+        server.signed_in() as alice,
+        ThreadPoolExecutor() as pool,
+    ):
+        paths = [f"/api/chat/{conversation(alice)}" for _ in "12"]
+        reading = pool.submit(whole, alice, paths[0], provider, read)
+        assert read.reached.wait(PATIENCE)
+        waiting = pool.submit(whole, alice, paths[1], provider, endless)
+        assert endless.reached.wait(PATIENCE)
+
+        for process in [server.process, *server.workers()]:
+            process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        while time.monotonic() < began + 1:
+            assert not reading.done()
+            time.sleep(0.02)
+        read.release.set()
+        assert events(reading.result(PATIENCE))[-1]["data"] == "Hello"
+        server.terminate()  # Somebody does not want to wait for the other.
+
+        assert events(waiting.result(PATIENCE))[-1]["event"] == "error"
+        assert server.wait(30) == 0  # The grace is a minute.
+        assert sorted(rows(server)) == [("complete", "Hello"), ("interrupted", "Hel")]
+
+
 @contextmanager
 def open_socket(
     server: ServeProcess, alice: httpx2.Client, number: int

@@ -23,6 +23,7 @@ from llmbackend.errors import (
     EncryptedDocument,
     Invalid,
     NoText,
+    ServerRestarting,
     UnknownEncoding,
     UnreadableDocument,
     UnsupportedType,
@@ -241,6 +242,18 @@ class TestHostileFiles:
 
         assert childrens_seconds() - began < 10
         assert not children()
+
+    def test_one_that_is_told_to_end_with_the_server_is_not_said_to_be_damaged(
+        self,
+    ) -> None:
+        def told() -> None:
+            for child in children():
+                child.terminate()
+
+        endless = pages_pdf(b"BT /F1 12 Tf " + b"(a) Tj T* " * 2_000_000 + b"ET")
+
+        with pytest.raises(ServerRestarting):
+            parsed(endless, "a.pdf", waiting=told)
 
     def test_one_that_takes_too_much_memory_is_refused(self) -> None:
         with pytest.raises(UnreadableDocument):
