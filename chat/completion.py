@@ -276,7 +276,11 @@ class Completion:
                 self._take_choice(choice)
 
     def _take_choice(self, choice: dict[str, Any]) -> None:
-        delta = choice.get("delta") or choice.get("message")
+        delta = choice.get("delta")
+        said = self.characters or self._text or self._reasoning
+        if delta is None and not said:
+            # The whole; a stream may end with all of it once more.
+            delta = choice.get("message")
         if isinstance(delta, dict):
             if content := delta.get("content"):
                 self._text.append(_text(content))

@@ -45,6 +45,7 @@ chunks = st.fixed_dictionaries(
 
 @given(st.lists(chunks, min_size=1, max_size=4))
 @example([{"choices": [{"delta": {"content": "a"}}, {"index": 0, "delta": None}]}])
+@example([{"choices": [{"delta": {}, "message": {"content": "a"}}]}])
 @example([{"choices": [{"index": 1, "delta": {"content": "a"}}]}])
 @example([{"choices": [{"delta": {"content": "a"}, "finish_reason": "abort"}]}])
 def test_both_ways_agree(sent: list[dict[str, Any]]) -> None:

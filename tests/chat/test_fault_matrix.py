@@ -289,6 +289,10 @@ ANSWERED = {
         Script(chunks=[{"choices": []}, {"choices": None}, {}]), "Hello!"
     ),
     "no delta": answered(Script(chunks=[chunk(None), {"choices": [{}]}]), "Hello!"),
+    "all once more at the end": answered(
+        Script(chunks=[{"choices": [{"index": 0, "message": {"content": "Hello!"}}]}]),
+        "Hello!",
+    ),
     "two choices": answered(
         Script(chunks=[{"choices": [{"index": 1, "delta": {"content": "Other"}}]}]),
         "Hello!",
