@@ -16,7 +16,7 @@ from chat.grounding import Grounded, Source, grounded
 from conversations.asked import Continue
 from conversations.sources import base_before, note_sources
 from conversations.turns import Turn
-from llmbackend.chat_models import TOKENS_KEPT_FOR_ANSWER, context_window
+from llmbackend.chat_models import prompt_budget
 from llmbackend.errors import NotFound
 from llmbackend.threads import DatabaseThreads
 from rag.followups import readings
@@ -190,6 +190,5 @@ def system_prompt_of(turn: Turn) -> str:
 
 
 def budget_of(turn: Turn) -> int:
-    """Tokens the prompt may have: the model's window less what its answer may need."""
-    window = context_window(turn.model, config=settings.CONFIG)
-    return window - (turn.max_tokens or TOKENS_KEPT_FOR_ANSWER)
+    """Tokens the prompt may have."""
+    return prompt_budget(turn.model, max_tokens=turn.max_tokens, config=settings.CONFIG)

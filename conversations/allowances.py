@@ -35,7 +35,7 @@ from accounts.models import User
 from conversations.asked import Asked, Edit, Regenerate
 from conversations.models import Conversation, Message, Usage
 from conversations.usage import system_prompt_of
-from llmbackend.chat_models import QUOTE, TOKENS_KEPT_FOR_ANSWER, context_window
+from llmbackend.chat_models import QUOTE, TOKENS_KEPT_FOR_ANSWER, prompt_budget
 from llmbackend.config import Limits
 from llmbackend.errors import LimitReached, NotFound, QuotaExceeded
 from llmbackend.prepared import Select, given
@@ -240,9 +240,13 @@ def upper_estimate(
         return 0
     kept = conversation.max_tokens or TOKENS_KEPT_FOR_ANSWER
     always = tokens(system_prompt_of(conversation)) + tokens(getattr(asked, "text", ""))
-    window = context_window(conversation.model, config=settings.CONFIG)
+    budget = prompt_budget(
+        conversation.model,
+        max_tokens=conversation.max_tokens,
+        config=settings.CONFIG,
+    )
     # Of whatever script, a text has about 0.35 `tokens` to the byte at most.
-    earlier = min(said * 35 // 100 + passages, max(0, window - kept - always))
+    earlier = min(said * 35 // 100 + passages, max(0, budget - always))
     return always + earlier + kept
 
 

@@ -78,6 +78,18 @@ def context_window(model: str, *, config: Config) -> int:
     return next(matching, config.chat.context_window)
 
 
+def prompt_budget(model: str, *, max_tokens: int | None, config: Config) -> int:
+    """
+    Tokens a prompt may have: the model's window less what its answer may need.
+
+    A quarter of the window at least: who lets answers be as long as that has a model
+    with a larger one, which the config does not know, and nobody wants it to forget all
+    that was said.
+    """
+    window = context_window(model, config=config)
+    return max(window - (max_tokens or TOKENS_KEPT_FOR_ANSWER), window // 4)
+
+
 def usable_models(*, config: Config) -> list[UsableModel]:
     """The embedded model, the configured patterns in their order, the quoting one."""
     local = local_provider(config)

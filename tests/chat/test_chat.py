@@ -335,6 +335,23 @@ class TestWhatTheProviderIsSent:
             {"role": "user", "content": "Two?"},
         ]
 
+    @pytest.mark.parametrize("max_tokens", [15_999, 16_000, 1_000_000])
+    def test_what_was_said_is_sent_however_long_an_answer_may_be(
+        self,
+        as_alice: Client,
+        conversation: int,
+        provider: FakeProvider,
+        max_tokens: int,
+    ) -> None:
+        as_alice.patch(
+            f"/api/conversations/{conversation}", json={"max_tokens": max_tokens}
+        )
+        as_alice.ask(conversation, "My name is Ann.")
+
+        as_alice.ask(conversation, "What is my name?")
+
+        assert "My name is Ann." in str(provider.requests[-1].body["messages"])
+
     def test_the_conversations_key_goes_before_the_configured_one(
         self, as_alice: Client, provider: FakeProvider
     ) -> None:
