@@ -124,7 +124,8 @@ class UserAdmin(CountedDeletion, DjangoUserAdmin):
     actions = ["end_tokens", "deactivate"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
-        return User.objects.annotate(
+        rows = super().get_queryset(request)
+        return rows.annotate(
             conversation_count=counted(User, "conversations"),
             base_count=counted(User, "knowledge_bases"),
         )
@@ -227,7 +228,8 @@ class AuditEntryAdmin(ReadOnlyAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[AuditEntry]:
         name = User.objects.filter(pk=OuterRef("actor_id")).values("username")
-        return AuditEntry.objects.annotate(actor_name=Subquery(name))
+        rows = super().get_queryset(request)
+        return rows.annotate(actor_name=Subquery(name))
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
@@ -237,7 +239,8 @@ class AuditEntryAdmin(ReadOnlyAdmin):
         if user is None:
             return found, distinct
         about = Q(kind=User._meta.label_lower, object_id=str(user.pk))
-        return queryset.filter(Q(actor_id=user.pk) | about), distinct
+        # Anybody may be called like an address, or like an id.
+        return found | queryset.filter(Q(actor_id=user.pk) | about), distinct
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False

@@ -49,12 +49,13 @@ class ConversationAdmin(ContentAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        user = User.objects.named(search_term.strip())
-        if user is not None:
-            return queryset.filter(owner=user), False
-        if search_term.strip() and not search_term.strip().isdecimal():
-            return queryset.none(), False
-        return super().get_search_results(request, queryset, search_term)
+        term = search_term.strip()
+        found = queryset.none()
+        if not term or term.isdecimal():
+            found, _distinct = super().get_search_results(request, queryset, term)
+        user = User.objects.named(term)
+        # Anybody may be called like an id.
+        return (found if user is None else found | queryset.filter(owner=user)), False
 
     def delete_model(self, request: HttpRequest, obj: Conversation) -> None:
         lifecycle.remove(
@@ -131,13 +132,16 @@ class MessageAdmin(ContentAdmin):
     ) -> tuple[QuerySet[Any], bool]:
         term = search_term.strip()
         if not term or term.isdecimal():
-            return super().get_search_results(request, queryset, term)
+            found, _distinct = super().get_search_results(request, queryset, term)
+        else:
+            # The index of the states leads to the few that have a code.
+            found = queryset.filter(status__in=UNFINISHED, error_code=term)
         user = User.objects.named(term)
-        if user is not None:
-            mine = Conversation.objects.filter(owner=user)
-            return queryset.filter(conversation__in=mine), False
-        # The index of the states leads to the few that have a code.
-        return queryset.filter(status__in=UNFINISHED, error_code=term), False
+        if user is None:
+            return found, False
+        mine = queryset.filter(conversation__in=Conversation.objects.filter(owner=user))
+        # Anybody may be called like an id or a code; only then both are looked for.
+        return (found | mine if found.exists() else mine), False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         # A message goes with its conversation, and not alone.

@@ -14,6 +14,8 @@ from django.utils.translation import gettext as _
 from llmbackend.paging import KeyPaginator
 
 NAMED = 50
+# How Django's filters of choices and of truth values look a field up.
+OFFERED = frozenset(("", "exact", "isnull"))
 
 
 class CountedDeletion(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -25,8 +27,24 @@ class CountedDeletion(admin.ModelAdmin):  # type: ignore[type-arg]
     class Media:
         css = {"all": ["console/console.css"]}
 
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """
+        By the filters of the page alone.
+
+        Django lets an address filter by any field: by what is hidden, too, which could
+        be guessed from what is found, piece by piece; and by regular expressions, over
+        which databases stumble.
+        """
+        field, _, how = lookup.partition("__")
+        return field in self.get_list_filter(request) and how in OFFERED
+
     def get_paginator(
-        self, request: HttpRequest, queryset: QuerySet[Any], per_page: int, *_args: Any
+        self,
+        request: HttpRequest,
+        queryset: QuerySet[Any],
+        per_page: int,
+        *_args: Any,
+        **_kwargs: Any,
     ) -> KeyPaginator:
         related: Any = self.list_select_related or ()
         rows = self.get_queryset(request).select_related(*related)
@@ -65,15 +83,6 @@ class ReadOnlyAdmin(CountedDeletion):
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
-
-    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """
-        By the filters of the page alone.
-
-        Django lets an address filter by any field: by what is hidden, too, which could
-        be guessed from what is found, piece by piece.
-        """
-        return lookup.partition("__")[0] in self.get_list_filter(request)
 
 
 def counted(model: type[Model], relation: str) -> Coalesce:

@@ -104,11 +104,14 @@ class KnowledgeBaseAdmin(PageAdmin):
     ) -> tuple[QuerySet[Any], bool]:
         pk = uuid_in(search_term)
         if pk is not None:
-            return queryset.filter(pk=pk), False
+            found = queryset.filter(pk=pk)
+        else:
+            found, _distinct = super().get_search_results(
+                request, queryset, search_term
+            )
         user = User.objects.named(search_term.strip())
-        if user is not None:
-            return queryset.filter(owner=user), False
-        return super().get_search_results(request, queryset, search_term)
+        # Anybody may be called like a base, or like an id.
+        return (found if user is None else found | queryset.filter(owner=user)), False
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.try_out)
@@ -191,12 +194,16 @@ class DocumentAdmin(PageAdmin):
         pk = uuid_in(search_term)
         if pk is not None:
             of_base = queryset.filter(knowledge_base=pk)
-            return (of_base if of_base.exists() else queryset.filter(pk=pk)), False
+            found = of_base if of_base.exists() else queryset.filter(pk=pk)
+        else:
+            found, _distinct = super().get_search_results(
+                request, queryset, search_term
+            )
         user = User.objects.named(search_term.strip())
-        if user is not None:
-            mine = KnowledgeBase.objects.filter(owner=user)
-            return queryset.filter(knowledge_base__in=mine), False
-        return super().get_search_results(request, queryset, search_term)
+        if user is None:
+            return found, False
+        mine = KnowledgeBase.objects.filter(owner=user)
+        return found | queryset.filter(knowledge_base__in=mine), False
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.browse)

@@ -7,7 +7,9 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from django.contrib.contenttypes.models import ContentType
 from django.db import connection
+from django.db.models import Model
 from django.test import Client as Browser
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -123,3 +125,71 @@ def test_a_list_of_several_pages_has_every_row_once(browser: Browser) -> None:
         found += re.findall(r"change/[^>]*>(user\d{3})<", page)
 
     assert found == [f"user{number:03}" for number in range(120)]
+
+
+@pytest.mark.parametrize(
+    ("model", "by"),
+    [
+        (AuditEntry, "address"),
+        (AuditEntry, "object_id"),
+        (Conversation, "pk"),
+        (Message, "conversation_id"),
+        (Message, "error_code"),
+        (KnowledgeBase, "name"),
+        (KnowledgeBase, "pk"),
+        (Document, "name"),
+        (Document, "knowledge_base_id"),
+    ],
+)
+def test_nobody_hides_a_row_by_being_called_like_it(
+    browser: Browser, model: type[Model], by: str
+) -> None:
+    add_everything("alice")
+    AuditEntry.objects.create(
+        at=timezone.now(), action="viewed", object_id="77", address="203.0.113.9"
+    )
+    term = max(str(getattr(row, by) or "") for row in model._base_manager.all())
+    before = found_by(browser, model, term)
+
+    add_everything(term)
+
+    assert before
+    assert before < found_by(browser, model, term)
+
+
+def found_by(browser: Browser, model: type[Model], term: str) -> set[object]:
+    """The keys of the rows that a list is searched for."""
+    page = f"/admin/{model._meta.label_lower.replace('.', '/')}/"
+    listed = browser.get(page, {"q": term}).context["cl"]
+    return {row.pk for row in listed.result_list}
+
+
+@pytest.mark.parametrize(
+    "page", ["accounts/user/?is_active__regex=[", "rag/document/?status__regex=["]
+)
+def test_no_list_is_filtered_in_ways_it_does_not_offer(
+    browser: Browser, page: str
+) -> None:
+    assert browser.get(f"/admin/{page}").status_code == 400
+    offered = page.partition("__")[0]
+    assert browser.get(f"/admin/{offered}__exact=1").status_code in {200, 302}
+
+
+@pytest.mark.parametrize(
+    "of", ["accounts.ApiKey.owner", "conversations.Message.conversation"]
+)
+def test_what_django_completes_is_found(browser: Browser, of: str) -> None:
+    add_everything("alice")
+    asked = zip(("app_label", "model_name", "field_name"), of.split("."), strict=True)
+
+    found = browser.get("/admin/autocomplete/", {**dict(asked), "term": ""})
+
+    assert found.status_code == 200
+    assert found.json()["results"]
+
+
+def test_no_page_leads_to_what_has_no_page(browser: Browser) -> None:
+    add_everything("alice")
+    kind = ContentType.objects.get_for_model(Document)
+
+    assert browser.get(f"/admin/r/{kind.pk}/1/").status_code == 404

@@ -30,7 +30,13 @@ class Site(admin.AdminSite):
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
         view = self.admin_view(self.providers)
-        return [path("providers/", view, name="providers"), *super().get_urls()]
+        # A row has no page on the site; where Django leads to it, it fails over UUIDs.
+        urls = [
+            each
+            for each in super().get_urls()
+            if getattr(each, "name", "") != "view_on_site"
+        ]
+        return [path("providers/", view, name="providers"), *urls]
 
     def providers(self, request: HttpRequest) -> HttpResponse:
         # It imports the SDK, which no command that only loads the admin is to wait for.
