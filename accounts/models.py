@@ -47,7 +47,7 @@ def _normalized(username: str) -> str:
 def validate_username(username: str) -> None:
     """Raise ValidationError for what cannot be read back: blanks around, controls."""
     stored = _normalized(username)
-    if stored != stored.strip() or not username.isprintable():
+    if stored != stored.strip() or not stored.isprintable():
         raise ValidationError(
             _("A username has no control characters and no blanks at its ends.")
         )

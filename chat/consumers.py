@@ -94,6 +94,8 @@ class StreamingConsumer(AsyncHttpConsumer):
             await self.send_body(self.encoder().refusal(error_body(error)))
             return
         status, headers, body = error_answer(error)
+        if isinstance(error, MethodNotAllowed):
+            headers.append((b"Allow", self.method.encode()))
         await self.send_response(status, body, headers=headers)
 
     def claims(self) -> Claims:

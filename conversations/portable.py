@@ -13,6 +13,7 @@ from conversations.models import Conversation, Message
 
 FORMAT = "llmbackend.conversations"
 VERSION = 1
+LONGEST_NAME = 200  # bytes, of a title; id and ending follow it
 
 COPIED = ("title", "model", "system_prompt", "temperature", "top_p", "max_tokens")
 SAID = (
@@ -101,13 +102,14 @@ def one_line(text: str) -> str:
 
 def disposition(conversation: Conversation, *, ending: str) -> str:
     """
-    Content-Disposition with a name that every file system takes.
+    Content-Disposition with a name that every file system takes: of 255 bytes at most.
 
     The title as far as it can be one, and the id; the id alone beside it for programs
     that read ASCII only.
     """
     kept = (c if c.isalnum() or c in "-_ " else " " for c in conversation.title)
-    title = "-".join("".join(kept).split())[:60].strip("-")
+    title = "-".join("".join(kept).split())[:60]
+    title = title.encode()[:LONGEST_NAME].decode(errors="ignore").strip("-")
     plain = f"{conversation.pk}.{ending}"
     name = f"{title}-{plain}" if title else plain
     header = content_disposition_header(as_attachment=True, filename=name) or ""

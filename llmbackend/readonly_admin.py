@@ -32,11 +32,12 @@ class CountedDeletion(admin.ModelAdmin):  # type: ignore[type-arg]
         By the filters of the page alone.
 
         Django lets an address filter by any field: by what is hidden, too, which could
-        be guessed from what is found, piece by piece; and by regular expressions, over
-        which databases stumble.
+        be guessed from what is found, piece by piece; and by what databases stumble
+        over, regular expressions and null characters.
         """
         field, _, how = lookup.partition("__")
-        return field in self.get_list_filter(request) and how in OFFERED
+        is_offered = field in self.get_list_filter(request) and how in OFFERED
+        return is_offered and "\0" not in value
 
     def get_paginator(
         self,

@@ -165,7 +165,12 @@ def found_by(browser: Browser, model: type[Model], term: str) -> set[object]:
 
 
 @pytest.mark.parametrize(
-    "page", ["accounts/user/?is_active__regex=[", "rag/document/?status__regex=["]
+    "page",
+    [
+        "accounts/user/?is_active__regex=[",
+        "rag/document/?status__regex=[",
+        "rag/document/?status__exact=%00",
+    ],
 )
 def test_no_list_is_filtered_in_ways_it_does_not_offer(
     browser: Browser, page: str

@@ -312,6 +312,7 @@ class TestTheTable:
 
             assert (method, response.status_code) == (method, 405)
             assert response.json()["code"] == "method_not_allowed"
+            assert taken <= set(response.headers["allow"].split(", "))
 
     def test_the_admin_takes_no_bearer_token(self, cast: Cast) -> None:
         response = cast["staff"].get("/admin/")

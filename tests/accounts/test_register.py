@@ -43,6 +43,7 @@ def test_a_trailing_slash_makes_no_difference(anonymous):
         ("ΐ", "Ϊ́"),
         ("Ａlice", "alice"),
         ("é", "e\u0301"),
+        ("张\u3000三", "张 三"),
     ],
 )
 def test_a_name_is_taken_in_whatever_case_and_form(anonymous, first, second):

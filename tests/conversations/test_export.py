@@ -170,6 +170,7 @@ def test_is_what_is_accepted_unless_a_format_is_named(as_alice, accept, query, k
         ("CON", "CON-{id}.json"),
         ("😀", "{id}.json"),
         ("名" * 500, "名" * 60 + "-{id}.json"),
+        ("𠮷" * 500, "𠮷" * 50 + "-{id}.json"),
     ],
 )
 def test_is_named_for_its_title(as_alice, alice, title, name):
