@@ -18,6 +18,7 @@ from typing import Any
 
 import uvicorn
 from django.conf import settings
+from django.core.management.base import CommandError
 from django.urls import get_resolver
 
 from llmbackend import metrics
@@ -30,6 +31,9 @@ UNACKNOWLEDGED_SECONDS = 30
 AFTER_DRAIN = 3
 AFTER_GRACE = 4.5
 BETWEEN_RESTARTS = 1.0
+# Of each worker on the average, before any has ever served.
+FAILED_STARTS = 2
+NONE_SERVED = "No worker came to serve: each ended at its start."
 
 
 def bind(*, host: str, port: int) -> socket.socket:
@@ -279,23 +283,35 @@ class Supervisor:
         self._signals += 1
 
     def run(self, *, ready: Callable[[], None]) -> None:
-        """Until a signal; a worker that dies is replaced, at most one a second."""
+        """
+        Until a signal; a worker that dies is replaced, at most one a second.
+
+        Raises CommandError when they end at their start, and none has ever served.
+        """
+        failures = FAILED_STARTS * self._count
         self._workers = [self._spawn() for _ in range(self._count)]
         while not self._signals and not is_listening(self._socket):
-            self._replace_the_dead()
+            failures -= self._replace_the_dead()
+            if failures <= 0 and not is_listening(self._socket):
+                self._signals += 1
+                self._end_workers()
+                raise CommandError(NONE_SERVED)
         if not self._signals:
             ready()
         while not self._signals:
             self._replace_the_dead()
         self._end_workers()
 
-    def _replace_the_dead(self) -> None:
+    def _replace_the_dead(self) -> int:
+        """How many there were."""
         time.sleep(0.1)
-        for place, worker in enumerate(self._workers):
-            if worker.poll() is not None and not self._signals:
-                metrics.forget_gauges_of(worker.pid)
+        dead = [place for place, each in enumerate(self._workers) if is_dead(each)]
+        for place in dead:
+            if not self._signals:
+                metrics.forget_gauges_of(self._workers[place].pid)
                 time.sleep(BETWEEN_RESTARTS)
                 self._workers[place] = self._spawn()
+        return len(dead)
 
     def _end_workers(self) -> None:
         passed_on = 0
@@ -309,10 +325,18 @@ class Supervisor:
             time.sleep(0.05)
 
 
+def is_dead(worker: subprocess.Popen[bytes]) -> bool:
+    return worker.poll() is not None
+
+
 def supervise(
     listening: socket.socket, *, workers: int, ready: Callable[[], None]
 ) -> None:
-    """Serve with several processes until SIGTERM or SIGINT."""
+    """
+    Serve with several processes until SIGTERM or SIGINT.
+
+    Raises CommandError if none of them comes to serve.
+    """
     listening.set_inheritable(True)
     supervisor = Supervisor(listening, workers=workers)
     for sig in (signal.SIGTERM, signal.SIGINT):

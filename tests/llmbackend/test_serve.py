@@ -280,6 +280,36 @@ class TestWorkers:
         finally:
             server.kill()
 
+    def test_where_none_comes_to_serve_the_server_ends(self, tmp_path: Path) -> None:
+        """Each Python that is started as a worker ends before it does anything."""
+        (tmp_path / "sitecustomize.py").write_text(
+            "import os, sys\nif '--worker' in sys.orig_argv:\n    os._exit(7)\n"
+        )
+        config = {"server": {"workers": 2}}
+        server = ServeProcess(tmp_path, config=config, from_nothing=True)
+
+        done = server.run("serve", PYTHONPATH=str(tmp_path))
+
+        assert done.returncode == 1
+        assert done.stderr.splitlines() == [
+            "CommandError: No worker came to serve: each ended at its start."
+        ]
+        assert "Server is running" not in done.stdout
+
+    def test_those_that_die_again_and_again_are_replaced_each_time(
+        self, tmp_path: Path
+    ) -> None:
+        with serving(tmp_path, server={"workers": 2}) as server:
+            server.wait_for(lambda: len(listeners(server)) == 2)
+            for _ in range(3):
+                dead = server.workers()
+                for worker in dead:
+                    worker.kill()
+                server.wait_for(lambda dead=dead: not {*dead} & {*listeners(server)})
+                server.wait_for(lambda: len(listeners(server)) == 2)
+
+            assert server.is_ready()
+
     def test_none_outlives_its_supervisor(self, tmp_path: Path) -> None:
         with serving(tmp_path, server={"workers": 2}) as server:
             server.wait_for(lambda: len(server.workers()) == 2)
