@@ -22,6 +22,7 @@ from django.core.management.base import CommandError
 from django.urls import get_resolver
 
 from llmbackend import metrics
+from llmbackend.handover import started
 from llmbackend.log import take_what_is_printed
 from llmbackend.protocol import BoundedProtocol, PatientSocket
 
@@ -271,11 +272,11 @@ class Supervisor:
         program = str(settings.BASE_DIR / "manage.py")
         command = [sys.executable, program, "serve", "--worker", str(fd)]
         # A session of its own: Ctrl-C reaches the supervisor alone, which tells them.
-        # And this folder, from which LLMBACKEND_CONFIG may be a relative path.
-        return subprocess.Popen(
+        return started(
             [*command, str(os.getpid())],
-            pass_fds=[fd],
-            start_new_session=True,
+            config=settings.CONFIG,
+            keys=settings.KEYS,
+            fd=fd,
         )
 
     def note(self, sig: int, frame: FrameType | None) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import dj_database_url
 
-from llmbackend.config import load
-from llmbackend.keys import load_keys
+from llmbackend.handover import read_or_taken
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-CONFIG = load(Path(os.environ.get("LLMBACKEND_CONFIG", BASE_DIR / "config.yaml")))
-KEYS = load_keys(CONFIG)
+CONFIG, KEYS = read_or_taken(
+    Path(os.environ.get("LLMBACKEND_CONFIG", BASE_DIR / "config.yaml"))
+)
 
 SECRET_KEY = KEYS.django
 DEBUG = False

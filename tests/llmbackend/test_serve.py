@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx2
 import psutil
 import pytest
+import yaml
 
 from tests import fake_provider, redis_server
 from tests.fake_provider import FakeProvider
@@ -302,13 +303,25 @@ class TestWorkers:
         with serving(tmp_path, server={"workers": 2}) as server:
             server.wait_for(lambda: len(listeners(server)) == 2)
             for _ in range(3):
-                dead = server.workers()
-                for worker in dead:
-                    worker.kill()
-                server.wait_for(lambda dead=dead: not {*dead} & {*listeners(server)})
+                kill_workers(server)
                 server.wait_for(lambda: len(listeners(server)) == 2)
 
             assert server.is_ready()
+
+    def test_a_new_one_takes_no_secret_that_was_written_since(
+        self, tmp_path: Path
+    ) -> None:
+        with serving(tmp_path, server={"workers": 2}) as server:
+            alice = server.signed_in()
+            written = yaml.safe_load(server.config_file.read_text())
+            written["jwt"] = {"secret": "another secret of 32 bytes or more"}
+            server.config_file.write_text(yaml.safe_dump(written))
+
+            kill_workers(server)
+            server.wait_until_ready()
+
+            with alice:
+                assert alice.get("/api/users/me").status_code == 200
 
     def test_none_outlives_its_supervisor(self, tmp_path: Path) -> None:
         with serving(tmp_path, server={"workers": 2}) as server:
@@ -320,6 +333,15 @@ class TestWorkers:
 
             _, alive = psutil.wait_procs(workers, timeout=PATIENCE)
             assert not alive
+
+
+def kill_workers(server: ServeProcess) -> None:
+    """Kill those there are, and wait until the supervisor has noticed."""
+    dead = server.workers()
+    for worker in dead:
+        worker.kill()
+    _, alive = psutil.wait_procs(dead, timeout=PATIENCE)
+    assert not alive
 
 
 def listeners(server: ServeProcess) -> list[psutil.Process]:
