@@ -9,6 +9,7 @@ import secrets
 import shlex
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +78,17 @@ def drop_old_field_keys(config: Config) -> None:
     _rewrite(key_file(config), lambda field: field[:1])
 
 
+def keep_owner(draft: Path, *, of: Path) -> None:
+    """
+    Have `draft` belong to whom the file belongs that it will replace, if there is one.
+
+    Else what the administrator runs as root leaves the server files it cannot read.
+    """
+    with suppress(FileNotFoundError, PermissionError):
+        there = of.stat()
+        os.chown(draft, there.st_uid, there.st_gid)
+
+
 def _rewrite(path: Path, change: Callable[[list[str]], list[str]]) -> None:
     """Replace the key file as a whole, so that it is never seen half-written."""
     content = json.loads(path.read_bytes())
@@ -87,6 +99,7 @@ def _rewrite(path: Path, change: Callable[[list[str]], list[str]]) -> None:
             file.write(json.dumps(content, indent=2) + "\n")
             file.flush()
             os.fsync(handle)
+        keep_owner(Path(name), of=path)
         Path(name).replace(path)
     finally:
         Path(name).unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import sqlite3
 import stat
 import subprocess
@@ -301,6 +302,50 @@ class TestBackups:
 
         assert server.run("restore", str(backup), "--force").returncode == 0
         assert server.query("SELECT COUNT(*) FROM accounts_user") == [(1,)]
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_nothing_is_restored_beside_a_server(
+        self, tmp_path: Path, workers: int
+    ) -> None:
+        backup = tmp_path / "monday.db"
+        idle = {"path": "served.db", "max_open_conns": 3, "max_idle_conns": 0}
+        config = {**ON_SQLITE, "server": {"workers": workers}, "sqlite": idle}
+        with serving(tmp_path, **config) as server:
+            server.signed_in("alice").close()
+            server.manage("backup", str(backup))
+            inode = server.database.stat().st_ino
+
+            done = server.run("restore", str(backup), "--force")
+
+            assert done.returncode == 1
+            assert done.stderr.splitlines() == [
+                f"CommandError: {server.database}: another process uses it; "
+                "stop the server first."
+            ]
+            server.signed_in("bob").close()
+            assert server.database.stat().st_ino == inode
+        assert server.query("SELECT COUNT(*) FROM accounts_user") == [(2,)]
+        left = {each.name for each in tmp_path.iterdir() if "restore" in each.name}
+        assert not left
+
+    def test_what_is_replaced_keeps_its_owner(self, tmp_path: Path) -> None:
+        server = ServeProcess(tmp_path, config=ON_SQLITE)
+        server.make_database()
+        backup, keys = tmp_path / "monday.db", Path(f"{server.database}.keys")
+        server.manage("backup", str(backup))
+        # Who is not root may give a file to another of their groups alone.
+        root = os.geteuid() == 0
+        owner = (12345, 54321) if root else (os.getuid(), os.getgroups()[-1])
+        for each in (server.database, keys):
+            os.chown(each, *owner)
+
+        server.manage("rotate_field_keys")
+        rotated = keys.stat()
+        server.manage("restore", str(backup))
+
+        for each in (rotated, keys.stat(), server.database.stat()):
+            assert (each.st_uid, each.st_gid) == owner
+            assert stat.S_IMODE(each.st_mode) == 0o600
 
     def test_what_was_there_is_kept_whole_and_can_be_restored(
         self, tmp_path: Path

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
 
 from llmbackend import postgresql
-from llmbackend.keys import is_complete, key_file
+from llmbackend.keys import is_complete, keep_owner, key_file
 
 
 class Command(BaseCommand):
@@ -90,6 +91,35 @@ def replace_sqlite(path: Path) -> None:
     """What was there stays, renamed, until the operator removes it."""
     connection.close()
     database, keys = settings.CONFIG.sqlite.path, key_file(settings.CONFIG)
+    with held_alone(database):
+        put_in_place(path, database=database, keys=keys)
+
+
+@contextmanager
+def held_alone(database: Path) -> Iterator[None]:
+    """
+    Keep others from the database meanwhile; raise CommandError if one is at it.
+
+    It would go on with the file that was replaced, and all it stores would be lost.
+    """
+    if not database.exists():
+        yield
+        return
+    with closing(sqlite3.connect(database, timeout=1, isolation_level=None)) as old:
+        try:
+            # Only who is alone may. What a killed server had committed stands in the
+            # log until then.
+            old.execute("PRAGMA journal_mode=DELETE")
+            old.execute("BEGIN EXCLUSIVE")
+        except sqlite3.DatabaseError as exc:
+            # What is damaged can be replaced nevertheless.
+            if exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+                problem = "another process uses it; stop the server first"
+                raise CommandError(f"{database}: {problem}.") from exc
+        yield
+
+
+def put_in_place(path: Path, *, database: Path, keys: Path) -> None:
     secrets = secrets_of(path)
     # Both are read before anything moves: they may be what an earlier restore kept.
     targets = {database: path, keys: secrets} if secrets.is_file() else {database: path}
@@ -100,10 +130,11 @@ def replace_sqlite(path: Path) -> None:
 
 
 def draft_of(target: Path, source: Path) -> Path:
-    """A copy of `source` beside `target`, for its owner alone."""
+    """A copy of `source` beside `target`, for the owner alone of what is there."""
     draft = target.with_name(f".{target.name}.restored")
     draft.unlink(missing_ok=True)
     draft.touch(mode=0o600)
+    keep_owner(draft, of=target)
     shutil.copyfile(source, draft)
     return draft
 
@@ -116,9 +147,6 @@ def keep(database: Path) -> None:
     """
     if not database.exists():
         return
-    with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(database)) as old:
-        # What a killed server had committed stands in the log until then.
-        old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for suffix in ("", "-wal", ".keys"):
         there = Path(f"{database}{suffix}")
         kept = Path(f"{database}.before-restore{suffix}")
