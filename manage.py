@@ -33,6 +33,10 @@ def main() -> None:
         execute_from_command_line(sys.argv)
     except ConfigError as error:
         sys.exit(str(error))
+    except UnicodeEncodeError:
+        if all(map(is_text, sys.argv)):
+            raise
+        sys.exit("An argument is not text in UTF-8.")
     except DatabaseError as error:
         if reason := why_unusable() or why_not_ours(error):
             sys.exit(f"The database cannot be used: {reason}")
@@ -49,6 +53,11 @@ def write_whatever_comes() -> None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
         else:
             stream.reconfigure(errors="backslashreplace")
+
+
+def is_text(argument: str) -> bool:
+    """Whether it can be encoded; what is not may still name a file."""
+    return argument == argument.encode(errors="replace").decode()
 
 
 def why_unusable() -> str:

@@ -195,6 +195,17 @@ def heed_permissions() -> None:
     ctypes.CDLL(None).prctl(drop_from_bounding_set, may_override, 0, 0, 0)
 
 
+def test_a_name_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    server = ServeProcess(tmp_path, config={})
+    server.make_database()
+
+    for asked in (["delete_user"], ["create_demo", "--user"]):
+        done = server.run(*asked, os.fsdecode(b"\xff"))
+
+        assert done.returncode == 1
+        assert done.stderr == "An argument is not text in UTF-8.\n"
+
+
 def test_what_a_terminal_cannot_show_ends_no_command_half_way(tmp_path: Path) -> None:
     server = ServeProcess(tmp_path, config=ON_SQLITE)
     server.make_database()
@@ -343,9 +354,9 @@ class TestBackups:
         rotated = keys.stat()
         server.manage("restore", str(backup))
 
-        for each in (rotated, keys.stat(), server.database.stat()):
-            assert (each.st_uid, each.st_gid) == owner
-            assert stat.S_IMODE(each.st_mode) == 0o600
+        for found in (rotated, keys.stat(), server.database.stat()):
+            assert (found.st_uid, found.st_gid) == owner
+            assert stat.S_IMODE(found.st_mode) == 0o600
 
     def test_what_was_there_is_kept_whole_and_can_be_restored(
         self, tmp_path: Path
@@ -416,6 +427,37 @@ class TestBackups:
         assert done.returncode == 1
         assert "there is no such database" in done.stderr
         assert not (tmp_path / "monday.db").exists()
+
+    @pytest.mark.parametrize("name", ["/proc/monday.db", "m" * 252, "m" * 300])
+    def test_a_file_that_cannot_be_written_is_one_line(
+        self, tmp_path: Path, name: str
+    ) -> None:
+        """Where no files are made, and of names that are, or whose draft's is, long."""
+        server = ServeProcess(tmp_path, config=ON_SQLITE)
+        server.make_database()
+        there = tmp_path / name
+        server.manage("create_demo", "--user", "ann")
+
+        for asked in (["backup", str(there)], ["export_user", "ann", str(there)]):
+            done = server.run(*asked)
+
+            assert done.returncode == 1
+            (line,) = done.stderr.splitlines()
+            assert line.startswith(f"CommandError: {there}: cannot be written: ")
+        assert not list(tmp_path.glob(".m*"))
+
+    def test_a_database_that_cannot_be_read_is_one_line(self, tmp_path: Path) -> None:
+        server = ServeProcess(tmp_path, config=ON_SQLITE)
+        server.database.write_bytes(b"no database " * 1000)
+
+        done = server.run("backup", str(tmp_path / "monday.db"))
+
+        assert done.returncode == 1
+        assert done.stderr.splitlines() == [
+            f"CommandError: {server.database}: cannot be copied: "
+            "file is not a database."
+        ]
+        assert not list(tmp_path.glob("*monday*"))
 
     def test_secrets_of_a_backup_that_is_gone_are_replaced(
         self, tmp_path: Path

@@ -27,16 +27,26 @@ class Command(BaseCommand):
         parser.add_argument("path", type=Path, help="a file that does not exist yet")
 
     def handle(self, *, path: Path, **options: Any) -> None:
-        if path.exists() or not path.parent.is_dir():
-            raise CommandError(f"{path}: expected a new file in an existing folder.")
         database = settings.CONFIG.sqlite.path
         if not settings.CONFIG.database.url and not database.exists():
             # SQLite would make one, and its copy would look like a backup.
             raise CommandError(f"{database}: there is no such database.")
+        try:
+            self.write_to(path)
+        except OSError as exc:
+            problem = f"cannot be written: {exc.strerror}"
+            raise CommandError(f"{path}: {problem}.") from exc
+        except sqlite3.Error as exc:
+            raise CommandError(f"{database}: cannot be copied: {exc}.") from exc
+        self.stdout.write(f"The backup is complete: {path}")
+
+    def write_to(self, path: Path) -> None:
+        if path.exists() or not path.parent.is_dir():
+            raise CommandError(f"{path}: expected a new file in an existing folder.")
         draft = path.with_name(f".{path.name}.part")
+        draft.touch(mode=0o600)
         try:
             if settings.CONFIG.database.url:
-                draft.touch(mode=0o600)
                 postgresql.dump(draft)
             else:
                 # Before the rows: a key goes when none of them is sealed with it.
@@ -46,7 +56,6 @@ class Command(BaseCommand):
             draft.rename(path)
         finally:
             draft.unlink(missing_ok=True)
-        self.stdout.write(f"The backup is complete: {path}")
 
     def copy_sqlite(self, target: Path) -> None:
         """SQLite's own online copy: what was committed when it began, and no less."""
@@ -54,7 +63,6 @@ class Command(BaseCommand):
         def progress(status: int, remaining: int, total: int) -> None:
             self.stderr.write(f"{total - remaining} of {total} pages", ending="\r")
 
-        target.touch(mode=0o600)
         with (
             closing(sqlite3.connect(settings.CONFIG.sqlite.path)) as source,
             closing(sqlite3.connect(target)) as copy,

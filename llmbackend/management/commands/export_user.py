@@ -42,32 +42,37 @@ class Command(BaseCommand):
         user = User.objects.filter(username_folded=folded(username)).first()
         if user is None:
             raise CommandError(f"There is no user {username!r}.")
-        if path.exists() or not path.parent.is_dir():
-            raise CommandError(f"{path}: expected a new file in an existing folder.")
-        if dry_run:
-            self.stdout.write(f"{counted(user)} would be written.")
-            return
-        draft = path.with_name(f".{path.name}.part")
         try:
-            self.write_to(draft, user)
-            draft.rename(path)
-        finally:
-            draft.unlink(missing_ok=True)
+            if path.exists() or not path.parent.is_dir():
+                problem = "expected a new file in an existing folder"
+                raise CommandError(f"{path}: {problem}.")
+            if dry_run:
+                self.stdout.write(f"{counted(user)} would be written.")
+                return
+            self.write_to(path, user)
+        except OSError as exc:
+            problem = f"cannot be written: {exc.strerror}"
+            raise CommandError(f"{path}: {problem}.") from exc
         self.stdout.write(f"The export of {user.username} is complete: {path}")
 
-    def write_to(self, draft: Path, user: User) -> None:
+    def write_to(self, path: Path, user: User) -> None:
+        draft = path.with_name(f".{path.name}.part")
         # What an interrupted run left goes; nobody else may read this one.
         draft.unlink(missing_ok=True)
         opened = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        with (
-            os.fdopen(opened, "w+b") as file,
-            zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
-        ):
-            for number, (name, content) in enumerate(everything_of(user), start=1):
-                written = json.dumps(content, ensure_ascii=False, indent=1)
-                archive.writestr(name, written)
-                if number % REPORT_EVERY == 0:
-                    self.stderr.write(f"{number} files ...")
+        try:
+            with (
+                os.fdopen(opened, "w+b") as file,
+                zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
+            ):
+                for number, (name, content) in enumerate(everything_of(user), start=1):
+                    written = json.dumps(content, ensure_ascii=False, indent=1)
+                    archive.writestr(name, written)
+                    if number % REPORT_EVERY == 0:
+                        self.stderr.write(f"{number} files ...")
+            draft.rename(path)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def counted(user: User) -> str:
