@@ -6,7 +6,6 @@ import uuid
 from datetime import datetime
 from typing import Any, cast
 
-from rest_framework import viewsets
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -30,9 +29,10 @@ from accounts.throttles import count_registration
 from accounts.tokens import TokenClaims
 from llmbackend.errors import NotFound
 from llmbackend.http import address_of
+from llmbackend.resource import Resource
 
 
-class UserViewSet(viewsets.ViewSet):
+class UserViewSet(Resource):
     """What can be asked without a token: an account, and tokens for it."""
 
     authentication_classes = ()
@@ -58,7 +58,7 @@ class UserViewSet(viewsets.ViewSet):
         return told(logins.renew(given.validated_data["refresh"]))
 
 
-class LogInViewSet(viewsets.ViewSet):
+class LogInViewSet(Resource):
     """What ends log-ins."""
 
     scopes = {"logout": LOG_IN, "logout_all": ACCOUNT, "password": ACCOUNT}
@@ -81,7 +81,7 @@ class LogInViewSet(viewsets.ViewSet):
         return told(logins.begin(lifecycle.change_password(confirmed, new=new)))
 
 
-class AccountViewSet(viewsets.ViewSet):
+class AccountViewSet(Resource):
     """A user's own account."""
 
     scopes = dict.fromkeys(("show", "change", "destroy"), ACCOUNT)
@@ -104,7 +104,7 @@ class AccountViewSet(viewsets.ViewSet):
         return Response({"message": "Account deleted successfully"})
 
 
-class ApiKeyViewSet(viewsets.ViewSet):
+class ApiKeyViewSet(Resource):
     """A user's own API keys; a key shows which there are, and makes and ends none."""
 
     scopes = {"create": LOG_IN, "list": ACCOUNT, "destroy": LOG_IN}

@@ -6,7 +6,6 @@ import math
 from typing import Any, cast
 
 from django.conf import settings
-from rest_framework import viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -23,6 +22,7 @@ from conversations.serializers import PeriodSerializer
 from conversations.turns import request_stop
 from conversations.usage import Spent, spent_by_day
 from llmbackend.chat_models import usable_models
+from llmbackend.resource import Resource
 from rag import quota
 
 
@@ -30,7 +30,7 @@ def owner_of(request: Request) -> User:
     return cast(User, request.user)
 
 
-class ChatViewSet(viewsets.ViewSet):
+class ChatViewSet(Resource):
     """The chat models, and what is done to a stream from outside it."""
 
     scopes = dict.fromkeys(("models", "stop", "ticket"), CHAT)
@@ -78,7 +78,7 @@ class ChatViewSet(viewsets.ViewSet):
         )
 
 
-class UsageViewSet(viewsets.ViewSet):
+class UsageViewSet(Resource):
     """What the answers of a user cost, and what is left of their limits."""
 
     scopes = {"list": ACCOUNT}

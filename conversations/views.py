@@ -6,7 +6,6 @@ import hashlib
 from typing import Any, cast
 
 from django.http import HttpResponse
-from rest_framework import viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -31,9 +30,10 @@ from conversations.serializers import (
     SearchSerializer,
 )
 from llmbackend.errors import NotFound
+from llmbackend.resource import Resource
 
 
-class ConversationViewSet(viewsets.ViewSet):
+class ConversationViewSet(Resource):
     """Create, list, read, change, choose a branch, and delete."""
 
     scopes = dict.fromkeys(

@@ -7,7 +7,6 @@ import hmac
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 from django.http import HttpResponse
-from rest_framework import viewsets
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -16,9 +15,10 @@ from accounts.tokens import bearer_token
 from llmbackend import cache, metrics, tables
 from llmbackend.errors import NotFound, Unauthorized
 from llmbackend.http import OneForm
+from llmbackend.resource import Resource
 
 
-class HealthViewSet(viewsets.ViewSet):
+class HealthViewSet(Resource):
     """For load balancers and supervisors; no token."""
 
     authentication_classes = ()
@@ -42,7 +42,7 @@ class HealthViewSet(viewsets.ViewSet):
         return Response({"status": status, **checks}, status=503, headers=headers)
 
 
-class MetricsViewSet(viewsets.ViewSet):
+class MetricsViewSet(Resource):
     """For Prometheus, with the token of the config; without one it is not there."""
 
     content_negotiation_class = OneForm

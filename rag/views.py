@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, cast
 
 from django.conf import settings
-from rest_framework import viewsets
 from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.grants import KB_READ, KB_WRITE
 from accounts.models import User
+from llmbackend.resource import Resource
 from rag import bases
 from rag.embedding_models import embedding_models
 from rag.ingestion import Upload, add_document
@@ -42,7 +42,7 @@ def succeeded(message: str, **fields: Any) -> Response:
     return Response({"success": True, **fields, "message": message})
 
 
-class KnowledgeBaseViewSet(viewsets.ViewSet):
+class KnowledgeBaseViewSet(Resource):
     """Create, list and delete."""
 
     scopes = {"create": KB_WRITE, "list": KB_READ, "destroy": KB_WRITE}
@@ -75,7 +75,7 @@ class KnowledgeBaseViewSet(viewsets.ViewSet):
         return succeeded("知识库删除成功")
 
 
-class DocumentViewSet(viewsets.ViewSet):
+class DocumentViewSet(Resource):
     """The documents of a knowledge base."""
 
     scopes = {"upload": KB_WRITE, "list": KB_READ, "destroy": KB_WRITE}
@@ -139,7 +139,7 @@ class DocumentViewSet(viewsets.ViewSet):
         return succeeded("文档删除成功")
 
 
-class RetrievalViewSet(viewsets.ViewSet):
+class RetrievalViewSet(Resource):
     """Questions to a knowledge base, and the models that can embed one."""
 
     scopes = {"retrieve": KB_READ, "models": KB_READ}

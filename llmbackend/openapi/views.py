@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from django.http import HttpResponse
 from django.template.loader import render_to_string
-from rest_framework import viewsets
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 
 from llmbackend.http import OneForm
 from llmbackend.openapi.document import rendered
+from llmbackend.resource import Resource
 
 # The pages set styles from their scripts; Redoc searches in a worker of its own making.
 POLICY = (
@@ -20,7 +20,7 @@ POLICY = (
 )
 
 
-class DescriptionViewSet(viewsets.ViewSet):
+class DescriptionViewSet(Resource):
     """For anybody: what the API is like is no secret."""
 
     content_negotiation_class = OneForm

@@ -366,6 +366,27 @@ class TestServed:
         assert answer.json()["code"] == code
         assert answer.json()["request_id"] == answer.headers["X-Request-ID"]
 
+    @pytest.mark.parametrize(
+        ("path", "allowed"),
+        [
+            ("/api/users/login", {"POST"}),
+            ("/api/users/me", {"GET", "HEAD", "PATCH", "DELETE"}),
+            ("/healthz", {"GET", "HEAD"}),
+            ("/api/chat/1", {"POST"}),
+            ("/api/chat/1/edit", {"POST"}),
+            ("/api/chat/1/stream", {"GET"}),
+            ("/api/rag/chat", {"POST"}),
+        ],
+    )
+    def test_a_405_says_what_is_allowed(
+        self, as_alice: Client, path: str, allowed: set[str]
+    ) -> None:
+        for method in ("PUT", "OPTIONS"):
+            answer = as_alice.request(method, path)
+
+            assert answer.status_code == 405
+            assert {*answer.headers["Allow"].split(", ")} == allowed
+
     def test_of_two_hosts_neither_is_believed(self, anonymous: Client) -> None:
         base = anonymous.base_url
         with closing(HTTPConnection(base.host, base.port or 80)) as connection:
