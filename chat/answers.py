@@ -137,10 +137,14 @@ class Answers:
         """
         if self.draining:
             raise ServerRestarting(retry_after=5)
-        beginning = self._own(self._begin(claims, ask))
+        beginning = asyncio.create_task(self._begin(claims, ask))
+        self._tasks.add(beginning)
+        beginning.add_done_callback(self._tasks.discard)
         try:
             return await asyncio.shield(beginning)
         except asyncio.CancelledError:
+            # Nobody else is told if it fails.
+            beginning.add_done_callback(self._disown)
             beginning.add_done_callback(self._left_early)
             raise
 

@@ -163,3 +163,26 @@ def test_of_what_is_attached_to_a_record_only_fields_are_told() -> None:
     assert told.keys() == ALWAYS | {"status"}
     assert told["message"] == "Two\nlines, 鸟 \ud800"
     assert told["request_id"] is None
+
+
+def test_a_question_that_the_database_fails_is_one_error(
+    tmp_path: Path, provider: FakeProvider
+) -> None:
+    with (
+        serving(
+            tmp_path,
+            providers=fake_section(provider.base_url),
+            log={"format": "json"},
+        ) as server,
+        server.signed_in() as alice,
+    ):
+        new = {"title": "Birds", "model": "gpt-4o"}
+        made = alice.post("/api/conversations/create", json=new).json()
+        server.query("ALTER TABLE conversations_message RENAME TO gone")
+
+        path = f"/api/chat/{made['conversation_id']}"
+        answer = alice.post(path, json={"message": QUESTION})
+        (told,) = [line for line in lines_of(server) if line["level"] == "ERROR"]
+
+    assert answer.status_code in {500, 503}
+    assert told["request_id"] == answer.json()["request_id"]
