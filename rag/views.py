@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, cast
 
 from django.conf import settings
-from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.grants import KB_READ, KB_WRITE
 from accounts.models import User
 from llmbackend.resource import Resource
+from llmbackend.uploads import UploadParser
 from rag import bases
 from rag.embedding_models import embedding_models
 from rag.ingestion import Upload, add_document
@@ -82,7 +82,7 @@ class DocumentViewSet(Resource):
 
     def get_parsers(self) -> list[Any]:
         if self.request and self.request.path.rstrip("/").endswith("/upload"):
-            return [MultiPartParser()]
+            return [UploadParser()]
         return super().get_parsers()
 
     def upload(self, request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import socket
@@ -73,6 +74,31 @@ class TestUpload:
         assert (body["chunks"], body["encoding"]) == (4, "utf-8")
         assert body["duplicate"] is False
         assert found(as_alice, base, "不可抗力")[0]["doc_id"] == body["doc_id"]
+
+    @pytest.mark.parametrize(
+        ("name", "shown"),
+        [
+            ("合同.txt".encode("gbk"), "合同.txt"),
+            ("誠㐀.txt".encode("gb18030"), "誠㐀.txt"),  # 誠 ends as a backslash does.
+            (b"\xff.txt", "\ufffd.txt"),
+            ("Bäume é.txt".encode(), "Bäume é.txt"),
+        ],
+    )
+    def test_a_name_may_come_in_bytes_of_another_encoding(
+        self, as_alice: Client, base: str, name: bytes, shown: str
+    ) -> None:
+        """As curl sends it on a Chinese Windows; the content stays as it is."""
+        form_inside = '--y\r\nContent-Disposition: x; filename="合同.txt"\r\n\r\n'
+        content = (STATUTE + form_inside).encode("gb18030")
+
+        with connected(as_alice) as connection:
+            connection.sendall(as_sent(as_alice, base, content, name=name))
+            response = answer_on(connection)
+
+        assert response.status_code == 200, response.text
+        document = Document.objects.get()
+        assert document.name == shown
+        assert document.sha256 == hashlib.sha256(content).hexdigest()
 
     @pytest.mark.parametrize(
         ("name", "content", "file_type"),
