@@ -156,7 +156,13 @@ def grounded_messages(
 
 
 def continued_messages(turn: Turn, texts: Sequence[str]) -> list[dict[str, str]]:
-    """What the model is sent to go on with an answer that rests on sources."""
+    """
+    What the model is sent to go on with an answer that rests on sources.
+
+    `texts` are theirs; where all have been deleted, it goes on without.
+    """
+    if not any(texts):
+        return plain_messages(turn)
     sources = [
         Source(name=source["doc_name"], text=text)
         for source, text in zip(turn.sources, texts, strict=True)

@@ -28,6 +28,8 @@ _ROLE_MARK = re.compile(
 _RULED = re.compile("={4,}")
 _CHINESE = re.compile("[\u3400-\u9fff]")
 _MARKER = re.compile(r"\[(\d{1,3})\]")
+# A quoted line up to the markers behind it: in it they are others' words.
+_QUOTED = re.compile(r"^> .*?(?=(\[\d{1,3}\])*$)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +78,8 @@ def grounded(*, question: str, sources: Sequence[Source], budget: int) -> Ground
     """
     The sources that fit in `budget` tokens; the best come first and are kept first.
 
-    Without sources the model is told that nothing relevant was found.
+    One without text is left out, the others keep their numbers. Without sources the
+    model is told that nothing relevant was found.
     """
     language = "zh" if _CHINESE.search(question) else "en"
     if not sources:
@@ -85,6 +88,8 @@ def grounded(*, question: str, sources: Sequence[Source], budget: int) -> Ground
     blocks: list[str] = []
     left = budget
     for number, source in enumerate(sources, start=1):
+        if not source.text:
+            continue
         name = " ".join(harmless(source.name, fence).split())
         text = harmless(source.text, fence)
         block = f"[{number}]\n{fence}\n{name}\n\n{text}\n{fence}"
@@ -116,6 +121,9 @@ def unknown_markers(answer: str, *, sources: int) -> list[int]:
 
     >>> unknown_markers("Thirty days [1], or so [7][7].", sources=2)
     [7]
+    >>> unknown_markers("> Thirty days, says Smith [7]. [1]", sources=2)
+    []
     """
-    cited = dict.fromkeys(int(number) for number in _MARKER.findall(answer))
+    own = _QUOTED.sub("", answer)
+    cited = dict.fromkeys(int(number) for number in _MARKER.findall(own))
     return [number for number in cited if not 1 <= number <= sources]

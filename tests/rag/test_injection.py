@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
@@ -155,3 +156,34 @@ def test_an_answer_that_goes_on_has_the_passages_beside_what_is_asked(
     [block] = blocks(messages)
     assert ORDER in block
     assert not ROLE_MARK.search(str(messages))
+
+
+def test_an_answer_that_goes_on_has_no_passage_of_what_was_deleted(
+    as_alice: Client, conversation: int, base: str, provider: FakeProvider
+) -> None:
+    names = {
+        added(as_alice, base, f"{bird} winter in Africa.", name=f"{bird}.txt"): bird
+        for bird in ("Swallows", "Storks")
+    }
+    cut = Script(pieces=["They "], finish_reason=None, done=False)
+    for script in (cut, cut, Script(pieces=["fly."])):
+        provider.enqueue(script)
+    ask(as_alice, conversation, base, "Which winter in Africa?")
+    first, second = as_alice.history(conversation)[-1]["sources"]
+
+    def goes_on_without(source: dict[str, Any]) -> list[dict[str, str]]:
+        gone = {"kb_id": base, "doc_id": source["doc_id"]}
+        assert as_alice.post("/api/rag/doc/delete", json=gone).status_code == 200
+        response = as_alice.post(f"/api/chat/{conversation}/continue")
+        assert response.status_code == 200
+        return sent(provider)
+
+    messages = goes_on_without(first)
+    assert len(blocks(messages)) == 1
+    assert messages[-1]["content"].startswith("[2]\n")
+    assert names[second["doc_id"]] in messages[-1]["content"]
+    assert names[first["doc_id"]] not in str(messages)
+
+    messages = goes_on_without(second)
+    assert "====" not in str(messages)
+    assert not any(bird in str(messages) for bird in names.values())

@@ -139,6 +139,7 @@ class TestMarkers:
         [
             (["See [1] and [2]."], None),
             (["See [1] and [", "7] and [7][0]."], [7, 0]),
+            (["> As [6] says, [7] is so [8] [1][9]\nand\n> [1]."], [9]),
         ],
     )
     def test_those_that_name_no_source_are_told_at_the_end(
@@ -541,6 +542,18 @@ class TestQuotations:
         assert told(response)["done"]["status"] == "complete"
         assert "unknown_sources" not in told(response)["done"]
         assert not provider.requests
+
+    def test_a_number_in_what_is_quoted_is_no_source_of_the_answer(
+        self, as_alice: Client, base: str
+    ) -> None:
+        added(as_alice, base, "Swallows winter in Africa, says Smith [7].")
+        conversation = as_alice.conversation(model="local-quote")
+
+        response = ask(as_alice, conversation, base, "Where winter they?", headers=SSE)
+
+        content = as_alice.history(conversation)[-1]["content"]
+        assert content.endswith("> Swallows winter in Africa, says Smith [7]. [1]")
+        assert "unknown_sources" not in told(response)["done"]
 
     def test_in_english_they_are_labelled_in_english(
         self, as_alice: Client, filled: str
