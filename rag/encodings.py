@@ -15,11 +15,16 @@ from rag.languages import (
     ALPHABETS,
     EAST_ASIAN,
     Language,
+    arabic,
+    baltic,
+    central_european,
+    greek,
     japanese,
     korean,
     russian,
     simplified_chinese,
     traditional_chinese,
+    turkish,
     western,
 )
 
@@ -70,6 +75,23 @@ _LANGUAGES: dict[str, tuple[Callable[[], tuple[Language, ...]], ...]] = {
     "cp1252": (western,),
     "cp1251": (russian,),
     "koi8_r": (russian,),
+    "cp1250": (central_european,),
+    "iso8859-2": (central_european,),
+    "cp1254": (turkish,),
+    "cp1257": (baltic,),
+    "cp850": (western,),
+    "cp852": (central_european,),
+    "mac-roman": (western,),
+    "iso8859-5": (russian,),
+    "cp866": (russian,),
+    "cp1253": (greek,),
+    "cp1256": (arabic,),
+}
+# How much rarer, in bits, some of these are than the others.
+_RARER = dict.fromkeys((*_LANGUAGES, *_UTF16), 0.0) | {
+    **dict.fromkeys(("cp1250", "iso8859-2", "cp1254", "cp1257", "cp1256"), 10.0),
+    **dict.fromkeys(("cp850", "cp852", "cp866", "cp1253"), _RARE),
+    **dict.fromkeys(("mac-roman", "iso8859-5"), _RARE),
 }
 
 
@@ -199,8 +221,7 @@ def _readings(data: bytes, encodings: Iterable[str]) -> Iterator[_Reading]:
             continue
         models = _LANGUAGES.get(encoding, (*EAST_ASIAN, *ALPHABETS))
         cost = min(each.cost(text) for model in models for each in model())
-        if encoding not in _LANGUAGES and encoding not in _UTF16:
-            cost += _RARE
+        cost += _RARER.get(encoding, _RARE)
         yield _Reading(encoding=encoding, sample=text, cost=cost, size=len(sample))
 
 

@@ -33,16 +33,30 @@ _SWITCH_COST = 4.0
 _NOT_LATIN = re.compile("[\u0370-\u1dff\u2e80-\uffee\U00010000-\U0010ffff]")
 _FEW = 0.1
 _FEW_COST = 20.0
+# In a Latin text a sign within a word, or a word of one such letter, is it, too.
+_MISREAD = re.compile(
+    "(?<=[a-zß-öø-ÿ])[¡-©«-¶¸-¿÷×‚„“”…†‡ˆ‰‹›•™˜€ŠŽŒŸ](?=[a-zß-öø-ÿ])"
+    "|(?<![A-Za-zÀ-ɏ])[âãäçêëîïñôõöùúûüýÿľńŕů](?![A-Za-zÀ-ɏ])"
+)
+_MISREAD_COST = 6.0
 
 _PUNCTUATION = "，。、；：？！“”‘’（）《》〈〉「」『』【】—…·～\u3000"
 _TYPOGRAPHY = "’‘“”–—…«»•°·\u00a0", "£€§©®™½¼¾²³±×¡¿"
 # The accented letters of Western Europe, the frequent and the rest;
-_WESTERN = "éáíóäöüàèçñãê", "ëâåæìîïòôõøœúùûýÿß"
-# of Czech, Slovak, Polish, Hungarian, Romanian, Croatian, Turkish.
+_WESTERN = "éáíóäöüàèçñãê", "ëâåæìîïòôõøœúùûýÿßðþ"
+# of its languages: French, German, Spanish, Portuguese, Italian, Catalan, Swedish and
+# Finnish, Danish and Norwegian, Icelandic, Estonian, Albanian;
+_WESTERN_EACH = (
+    "éèêàçâîôûùïœ", "äöüß", "áéíóúñü¿¡", "áàâãçéêíóôõú", "àèéìòù", "àçèéíïòóúü",
+    "åäö", "åæøé", "áæðéíóöþúý", "äöõü", "çë",
+)  # fmt: skip
+# of Czech, Slovak, Polish, Hungarian, Romanian, Croatian and Slovene;
 _CENTRAL = (
     "ěščřžýáíéúůťďňó", "áčďéíľĺňóôŕšťúýž", "ąćęłńóśźż", "áéíóöőúüű", "ăâîșțşţ", "čćđšž",
-    "çğıöşü",
 )  # fmt: skip
+# of Turkish, of Lithuanian and Latvian.
+_TURKISH = ("çğıöşü",)
+_BALTIC = ("ąčęėįšųūž", "āčēģīķļņšūž")
 
 
 class Language:
@@ -72,8 +86,10 @@ class Language:
         """What it costs that scripts are mixed."""
         switches = sum(1 for _ in _SWITCH.finditer(text))
         not_latin = sum(1 for _ in _NOT_LATIN.finditer(text))
+        misread = sum(1 for _ in _MISREAD.finditer(text)) if self._latin else 0
         few = not_latin < len(text) * _FEW and (not_latin or not self._latin)
-        return switches * _SWITCH_COST + (_FEW_COST if few else 0.0)
+        signs = switches * _SWITCH_COST + misread * _MISREAD_COST
+        return signs + (_FEW_COST if few else 0.0)
 
 
 @cache
@@ -189,20 +205,36 @@ def western() -> tuple[Language, ...]:
             (capitals, 0.002),
             latin=True,
         ),
+        *_accented(_WESTERN_EACH, 0.06),
+    )
+
+
+def _accented(languages: tuple[str, ...], share: float) -> tuple[Language, ...]:
+    return tuple(
+        Language(
+            (letters, share),
+            (_TYPOGRAPHY[0], 0.03),
+            (_TYPOGRAPHY[1], 0.002),
+            (letters.upper(), 0.003),
+            latin=True,
+        )
+        for letters in languages
     )
 
 
 @cache
 def central_european() -> tuple[Language, ...]:
-    return tuple(
-        Language(
-            (letters, 0.06),
-            (_TYPOGRAPHY[0], 0.03),
-            (letters.upper(), 0.003),
-            latin=True,
-        )
-        for letters in _CENTRAL
-    )
+    return _accented(_CENTRAL, 0.1)
+
+
+@cache
+def turkish() -> tuple[Language, ...]:
+    return _accented(_TURKISH, 0.1)
+
+
+@cache
+def baltic() -> tuple[Language, ...]:
+    return _accented(_BALTIC, 0.1)
 
 
 @cache
@@ -238,4 +270,7 @@ def _alphabet(letters: list[str], further: str) -> Language:
 
 
 EAST_ASIAN = (simplified_chinese, traditional_chinese, japanese, korean)
-ALPHABETS = (western, central_european, russian, greek, hebrew, arabic, thai)
+ALPHABETS = (
+    *(western, central_european, turkish, baltic),
+    *(russian, greek, hebrew, arabic, thai),
+)

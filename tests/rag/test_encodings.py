@@ -30,6 +30,46 @@ KOREAN = (
 RUSSIAN = "Все люди рождаются свободными и равными в своем достоинстве и правах."
 FRENCH = "Tous les êtres humains naissent libres et égaux en dignité et en droits."
 ENGLISH = "Beyoncé’s fee – about £50,000 – was paid at a café in the city’s centre."
+GERMAN = (
+    "Alle Menschen sind frei und gleich an Würde und Rechten geboren. Sie sind mit "
+    "Vernunft begabt und sollen einander im Geiste der Brüderlichkeit begegnen. Die "
+    "Würde des Menschen ist unantastbar, für jeden, überall und zu jeder Zeit."
+)
+SPANISH = (
+    "Todos los seres humanos nacen libres e iguales en dignidad y derechos y, dotados "
+    "como están de razón y conciencia, deben comportarse fraternalmente los unos con "
+    "los otros. ¿Toda persona tiene derecho a educación? Sí, y también a protección."
+)
+POLISH = "Wszyscy ludzie rodzą się wolni i równi pod względem swej godności i praw."
+CZECH = (
+    "Všichni lidé rodí se svobodní a sobě rovní co do důstojnosti a práv, jsou nadáni "
+    "rozumem a svědomím a mají spolu jednat v duchu bratrství. Každý má všechna práva "
+    "a všechny svobody stanovené touto deklarací, bez jakéhokoli rozlišování."
+)
+HUNGARIAN = (
+    "Minden emberi lény szabadon születik és egyenlő méltósága és joga van. Az "
+    "emberek, ésszel és lelkiismerettel bírván, egymással szemben testvéri "
+    "szellemben kell hogy viseltessenek. Mindenkinek joga van az élethez és erőhöz."
+)
+TURKISH = "Bütün insanlar hür, haysiyet ve haklar bakımından eşit doğarlar."
+LATVIAN = "Visi cilvēki piedzimst brīvi un vienlīdzīgi savā pašcieņā un tiesībās."
+GREEK = (
+    "Όλοι οι άνθρωποι γεννιούνται ελεύθεροι και ίσοι στην αξιοπρέπεια και τα "
+    "δικαιώματα. Είναι προικισμένοι με λογική και συνείδηση, και οφείλουν να "
+    "συμπεριφέρονται μεταξύ τους με πνεύμα αδελφοσύνης."
+)
+ARABIC = "يولد جميع الناس أحرارًا متساوين في الكرامة والحقوق."
+OF_EUROPE = [
+    *((GERMAN, encoding) for encoding in ("cp1252", "cp850")),
+    *((SPANISH, encoding) for encoding in ("cp1252", "mac_roman")),
+    *((POLISH, encoding) for encoding in ("cp1250", "iso8859_2", "cp852")),
+    *((CZECH, encoding) for encoding in ("cp1250", "iso8859_2", "cp852")),
+    *((HUNGARIAN, encoding) for encoding in ("cp1250", "iso8859_2", "cp852")),
+    (TURKISH, "cp1254"),
+    (LATVIAN, "cp1257"),
+    (GREEK, "cp1253"),
+    *((RUSSIAN, encoding) for encoding in ("iso8859_5", "cp866")),
+]
 
 
 class TestFinding:
@@ -61,6 +101,8 @@ class TestFinding:
             (ENGLISH, "cp1252"),
             (ENGLISH, "utf-16-le"),
             (ENGLISH, "utf-16-be"),
+            (ARABIC, "cp1256"),
+            *OF_EUROPE,
         ],
     )
     def test_the_text_comes_back(self, text: str, encoding: str) -> None:
@@ -142,6 +184,25 @@ class TestRefusing:
 
         with pytest.raises(UnknownEncoding):
             decode(noise)
+
+    @pytest.mark.parametrize(
+        ("text", "encoding"),
+        [*OF_EUROPE, (GERMAN, "mac_roman"), (SPANISH, "cp850")],
+    )
+    def test_a_sentence_is_read_as_it_is_or_not_at_all(
+        self, text: str, encoding: str
+    ) -> None:
+        for sentence in text.split(". "):
+            try:
+                found = decode(sentence.encode(encoding))
+            except UnknownEncoding:
+                continue
+            assert found.text == sentence
+
+    @pytest.mark.parametrize("text", [GERMAN, SPANISH, FRENCH, ENGLISH])
+    def test_no_sentence_of_western_europe(self, text: str) -> None:
+        for sentence in text.split(". "):
+            assert decode(sentence.encode("cp1252")).text == sentence
 
     def test_what_reads_well_in_two_ways(self) -> None:
         with pytest.raises(UnknownEncoding):
