@@ -20,10 +20,11 @@ from chat.asks import Ask, Watch
 from chat.broadcast import Broadcast
 from chat.connections import Connections
 from chat.event_ids import position
-from chat.events import Cursor, Opening
+from chat.events import Cursor
 from chat.following import Followed, copy_of
 from chat.grounded import Grounding
 from chat.hops import (
+    answer_of,
     find_and_mark,
     find_answer,
     find_conversation,
@@ -161,15 +162,7 @@ class Answers:
                 conversation_id=ask.conversation_id, last_event_id=turn, replay=True
             )
             return await self._again(claims, again)
-        answer = LiveAnswer(
-            pk=turn.answer_pk,
-            opening=_opening(turn),
-            text=turn.text,
-            reasoning=turn.reasoning,
-            first_token_at=turn.first_token_at,
-        )
-        if turn.sources:
-            answer.rest_on(turn.sources)
+        answer = answer_of(turn)
         self._live[answer.pk] = answer
         self._own(self._answer(answer, turn, self._grounding(base, ask)))
         return Reading(answer, answer.start)
@@ -405,13 +398,3 @@ class Answers:
             await asyncio.wait(
                 self._tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED
             )
-
-
-def _opening(turn: Turn) -> Opening:
-    return Opening(
-        conversation_id=turn.conversation_id,
-        question_id=turn.question_id,
-        message_id=turn.message_id,
-        model=turn.model,
-        provider=turn.provider,
-    )

@@ -1,4 +1,4 @@
-"""What an answer asks of the database: each function is one hop to a thread of it."""
+"""What an answer asks of the database, one hop to a thread each, and is told."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from accounts.idempotency import made_before
 from accounts.tokens import Claims, user_for
 from chat.asks import Ask, Watch
 from chat.event_ids import Position
+from chat.events import Opening
 from chat.grounded import base_for, room_for
 from chat.live import LiveAnswer
 from chat.writing import Written
@@ -88,6 +89,25 @@ def find_conversation(*, claims: Claims, conversation_id: int) -> None:
 def is_gone(answer_pk: int) -> bool:
     """Whether an answer was deleted while it was being written."""
     return not Message.objects.filter(pk=answer_pk).exists()
+
+
+def answer_of(turn: Turn) -> LiveAnswer:
+    """The answer of a turn that begins, or goes on."""
+    opening = Opening(
+        conversation_id=turn.conversation_id,
+        question_id=turn.question_id,
+        message_id=turn.message_id,
+        model=turn.model,
+        provider=turn.provider,
+        sources=turn.sources or None,
+    )
+    return LiveAnswer(
+        pk=turn.answer_pk,
+        opening=opening,
+        text=turn.text,
+        reasoning=turn.reasoning,
+        first_token_at=turn.first_token_at,
+    )
 
 
 def outcome_of(answer: LiveAnswer, written: Written) -> Outcome:
