@@ -17,6 +17,7 @@ from rag.extraction.package import (
     outline_level,
     value,
 )
+from rag.extraction.symbols import symbol
 from rag.extraction.text import Text, normal
 from rag.extraction.xml import SEPARATOR, Attributes
 from rag.outline import titled
@@ -57,7 +58,12 @@ def extract_docx(data: bytes) -> Extracted:
 
 @dataclass(slots=True)
 class _Paragraph:
-    """A paragraph, or a table's row, as it is read."""
+    """
+    A paragraph, or a table's row, as it is read.
+
+    `fields` are those begun in it, whether each is at its instruction; `operands` are
+    places in `parts` before those of a formula.
+    """
 
     parts: list[str] = field(default_factory=list)
     style: Style = field(default_factory=Style)
@@ -68,6 +74,8 @@ class _Paragraph:
     is_row: bool = False
     is_deleted: bool = False
     note: str = ""
+    fields: list[bool] = field(default_factory=list)
+    operands: list[int] = field(default_factory=list)
 
     def text(self) -> str:
         return normal("".join(self.parts)).strip()
@@ -151,7 +159,7 @@ class _Reader:
             self._in_text = True
         elif kind in _SIGNS:
             self._write(_SIGNS[kind])
-        elif kind in _PROPERTIES and self._open:
+        elif kind in _READ_AT_ONCE and self._open:
             self._property(kind, attributes)
         elif kind:
             self._structure(kind, attributes)
@@ -183,13 +191,22 @@ class _Reader:
             case "footnoteReference" | "endnoteReference":
                 note = f"{kind.removesuffix('Reference')} {value(attributes, 'id')}"
                 paragraph.notes.append(note)
+            case "sym":
+                code = value(attributes, "char")
+                self._write(symbol(value(attributes, "font"), code))
+            case "fldChar":
+                _field(paragraph.fields, value(attributes, "fldCharType"))
+            case "num" | "den" | "sup" | "sub":
+                paragraph.operands.append(len(paragraph.parts))
+                paragraph.parts.append("")
 
     def _text(self, text: str) -> None:
         if self._in_text and not self._skipped:
             self._write(text)
 
     def _write(self, text: str) -> None:
-        if self._open:
+        # What a field in another's instruction results in is not shown.
+        if self._open and not any(self._open[-1].fields[:-1]):
             self._open[-1].parts.append(text)
 
     def _end(self, name: str) -> None:
@@ -203,6 +220,8 @@ class _Reader:
                 self._paragraph(self._open.pop())
             case "tr" if self._rows:
                 self._row(self._rows.pop())
+            case "num" | "den" | "sup" | "sub" as kind if self._open:
+                _operand(self._open[-1], _OPERATORS[kind])
 
     def _paragraph(self, paragraph: _Paragraph) -> None:
         style = paragraph.style
@@ -246,6 +265,28 @@ class _Reader:
             self._hand_on(_Paragraph(is_row=True), line)
 
 
+def _field(fields: list[bool], kind: str) -> None:
+    if kind == "begin":
+        fields.append(True)
+    elif kind == "separate" and fields:
+        fields[-1] = False
+    elif kind == "end" and fields:
+        fields.pop()
+
+
+def _operand(paragraph: _Paragraph, operator: str) -> None:
+    """Put an operator before what was read of a formula, and brackets if need be."""
+    if not paragraph.operands:
+        return
+    place = paragraph.operands.pop()
+    parts = len(paragraph.parts) - place - 1
+    if parts == 1 and paragraph.parts[-1].isalnum():
+        paragraph.parts[place] = operator
+    elif parts:
+        paragraph.parts[place] = f"{operator}("
+        paragraph.parts.append(")")
+
+
 _ROOTS = {"document", "footnotes", "endnotes", "hdr", "ftr"}
 _SIGNS = {"tab": "\t", "ptab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
 _DELETED = {"del", "moveFrom"}
@@ -258,11 +299,18 @@ _PROPERTIES = {
     "ilvl",
     "footnoteReference",
     "endnoteReference",
+    "sym",
+    "fldChar",
 }
+_OPERATORS = {"num": "", "den": "/", "sup": "^", "sub": "_"}
+_READ_AT_ONCE = {*_PROPERTIES, *_OPERATORS}
+_OF_FORMULAS = {"t", *_OPERATORS}
 _NAMES = local_names(
     "t", "p", "tr", "tc", "footnote", "endnote",
     *_ROOTS, *_SIGNS, *_SKIPPED, *_PROPERTIES,
 ) | {
-    **{f"{space}{SEPARATOR}t": "t" for space in _MATH},
+    **{
+        f"{space}{SEPARATOR}{name}": name for space in _MATH for name in _OF_FORMULAS
+    },
     f"{_COMPATIBILITY}{SEPARATOR}Fallback": "Fallback",
 }  # fmt: skip

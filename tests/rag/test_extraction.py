@@ -393,6 +393,66 @@ class TestDocx:
 
         assert text_of(data) == "ally"
 
+    def test_what_a_field_in_a_field_is_computed_from_is_not(self) -> None:
+        def char(kind: str) -> str:
+            return f'<w:r><w:fldChar w:fldCharType="{kind}"/></w:r>'
+
+        def result(text: str) -> str:
+            return f"{char('separate')}<w:r><w:t>{text}</w:t></w:r>{char('end')}"
+
+        def asked(text: str) -> str:
+            return f"<w:r><w:instrText>{text}</w:instrText></w:r>"
+
+        inner = char("begin") + asked("PAGE") + result("3")
+        outer = char("begin") + asked("=") + inner + asked("-1") + result("2") + inner
+        never_ended = char("begin") + asked("PAGE")
+        content = (
+            f"<w:p><w:r><w:t>p. </w:t></w:r>{outer}<w:r><w:t> of 9</w:t></w:r></w:p>"
+            f"<w:p>{char('end')}{never_ended}<w:r><w:t>read</w:t></w:r>{never_ended}</w:p>"
+            f"{paragraph('on')}"
+        )
+
+        assert text_of(raw_docx(body(content))) == "p. 23 of 9\n\nread\n\non"
+
+    @pytest.mark.parametrize(
+        ("font", "codes", "read"),
+        [
+            ("Wingdings", ["F0FC", "F0FE", "00A8", "F06C", "F0E0"], "✓☑☐●→"),
+            ("Wingdings 2", ["F050", "F052", "F0A3"], "✓☑☐"),
+            ("Wingdings 3", ["F075"], "▶"),
+            ("Symbol", ["F061", "F057", "F0B1", "F0B3", "F0AE", "F0E5"], "αΩ±≥→∑"),
+            ("Arial", ["00B1", "2022"], "±•"),
+            # Of what is not known, nothing.
+            ("Wingdings", ["F0FF", "1234", "", "x", "-1", "FFFFFFFFF"], ""),
+            ("Webdings", ["F061", "D800", "0000", "110000"], ""),
+        ],
+    )
+    def test_signs_of_symbol_fonts(
+        self, font: str, codes: list[str], read: str
+    ) -> None:
+        signs = "".join(f'<w:sym w:font="{font}" w:char="{code}"/>' for code in codes)
+        content = f"<w:p><w:r><w:t>(</w:t>{signs}<w:t>)</w:t></w:r></w:p>"
+
+        assert text_of(raw_docx(body(content))) == f"({read})"
+
+    def test_fractions_and_powers_of_formulas(self) -> None:
+        def of(name: str, *inner: str) -> str:
+            return f"<m:{name}>{''.join(inner)}</m:{name}>"
+
+        def terms(*texts: str) -> str:
+            return "".join(of("r", of("t", text)) for text in texts)
+
+        half = of("f", of("fPr"), of("num", terms("1")), of("den", terms("2")))
+        power = of("sSup", of("e", terms("x")), of("sup", terms("2")))
+        index = of("sSub", of("e", terms("a")), of("sub", terms("i", "+", "1")))
+        sums = of("f", of("num", power, terms("+y")), of("den", index, of("sup")))
+        content = (
+            '<w:p><m:oMath xmlns:m="http://schemas.openxmlformats.org/officeDocument/'
+            f'2006/math">{half}{terms("=")}{sums}</m:oMath></w:p>'
+        )
+
+        assert text_of(raw_docx(body(content))) == "1/2=(x^2+y)/(a_(i+1))"
+
     def test_a_header_is_set_apart_where_it_says_so(self) -> None:
         content = (
             "<w:p><w:r><w:t>租赁合同</w:t></w:r>"
