@@ -66,6 +66,7 @@ class TestTheSameBytesTwice:
         with here.wire.holding(sha256, nth=nth) as held:
             second = pool.submit(upload, here.alice, base, STATUTE)
             assert held.reached.wait(PATIENCE)
+            assert eventually(lambda: here.embeddings.held)
             assert here.embeddings.held is not None
             here.embeddings.held.release.set()
             made = first.result().json()
