@@ -59,6 +59,15 @@ class Patience:
     question: float = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """Who embeds, what kind of text, and until when somebody waits for it."""
+
+    connection: Connection
+    kind: Kind
+    until: float | None
+
+
 class RemoteEmbedder:
     """A model behind an OpenAI-compatible `/embeddings`, the embedded e5 included."""
 
@@ -85,6 +94,7 @@ class RemoteEmbedder:
         `until` is when, by the event loop's clock, nobody waits for it any longer.
         """
         connection = await self._providers.connect(self._model.provider)
+        asking = _Asking(connection, kind, until)
         local = self._model.provider == LOCAL.name
         size, at_once = (LOCAL_BATCH, LOCAL_AT_ONCE) if local else (BATCH, AT_ONCE)
         gate = asyncio.Semaphore(at_once)
@@ -92,7 +102,7 @@ class RemoteEmbedder:
         async def batch(start: int) -> list[Matrix]:
             async with gate:
                 part = texts[start : start + size]
-                return await self._batch(connection, part, kind, until)
+                return await self._batch(part, asking)
 
         starts = range(0, len(texts), size)
         tasks = [asyncio.create_task(batch(start)) for start in starts]
@@ -105,19 +115,13 @@ class RemoteEmbedder:
             raise ProviderProtocol
         return np.concatenate(parts)
 
-    async def _batch(
-        self,
-        connection: Connection,
-        texts: Sequence[str],
-        kind: Kind,
-        until: float | None,
-    ) -> list[Matrix]:
+    async def _batch(self, texts: Sequence[str], asking: _Asking) -> list[Matrix]:
         if len(texts) > self._largest.get(self._model.name, BATCH):
-            return await self._halves(connection, texts, kind, until)
+            return await self._halves(texts, asking)
         retries = 0
         while True:
             try:
-                answer = await self._ask(connection, texts, kind)
+                answer = await self._ask(texts, asking)
                 return [await asyncio.to_thread(rows_of, answer, len(texts))]
             except FAILURES as exc:
                 if len(texts) > 1 and may_be_too_much(exc):
@@ -125,44 +129,39 @@ class RemoteEmbedder:
                 pause = max(
                     retry_after(exc) or 0.0, self._patience.first_pause * 2**retries
                 )
-                is_last = retries >= self._patience.retries or _ends(until, pause)
+                is_last = retries >= self._patience.retries or _ends(
+                    asking.until, pause
+                )
                 if is_last or not may_be_retried(exc):
                     raise translated(
                         exc,
                         provider=self._model.provider,
-                        api_key=connection.api_key,
+                        api_key=asking.connection.api_key,
                     ) from None
                 metrics.provider_retried(self._model.provider, call="embedding")
                 await asyncio.sleep(min(pause, LONGEST_PAUSE) * random.uniform(0.7, 1))  # noqa: S311
                 retries += 1
-        parts = await self._halves(connection, texts, kind, until)
+        parts = await self._halves(texts, asking)
         # Only now is it known that no single text was what was refused.
         self._largest[self._model.name] = max(len(part) for part in parts)
         return parts
 
-    async def _halves(
-        self,
-        connection: Connection,
-        texts: Sequence[str],
-        kind: Kind,
-        until: float | None,
-    ) -> list[Matrix]:
+    async def _halves(self, texts: Sequence[str], asking: _Asking) -> list[Matrix]:
         """Many providers take 10, 16 or 32 texts at once, and say so as they like."""
         middle = (len(texts) + 1) // 2
-        first = await self._batch(connection, texts[:middle], kind, until)
-        second = await self._batch(connection, texts[middle:], kind, until)
+        first = await self._batch(texts[:middle], asking)
+        second = await self._batch(texts[middle:], asking)
         return [*first, *second]
 
-    async def _ask(
-        self, connection: Connection, texts: Sequence[str], kind: Kind
-    ) -> bytes:
+    async def _ask(self, texts: Sequence[str], asking: _Asking) -> bytes:
         body: dict[str, Any] = {
             "model": self._model.upstream_name,
             "input": list(texts),
             "encoding_format": "base64",
         }
         if self._model.provider == LOCAL.name:
-            body["input_type"] = kind
+            body["input_type"] = asking.kind
+        connection = asking.connection
         answer = await connection.client.post(
             "/embeddings",
             cast_to=httpx2.Response,

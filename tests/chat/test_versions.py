@@ -329,11 +329,7 @@ class TestRegenerate:
         self, as_alice: Client, conversation: int, provider: FakeProvider
     ) -> None:
         base = make_base(as_alice)
-        as_alice.post(
-            "/api/rag/doc/upload",
-            data={"kb_id": base},
-            files={"file": ("a.txt", b"Swifts sleep while they fly.")},
-        )
+        added(as_alice, base, "Swifts sleep while they fly.")
         as_alice.post(
             "/api/rag/chat",
             json={"conversation_id": conversation, "kb_id": base, "message": "Swifts?"},
@@ -351,11 +347,7 @@ class TestRegenerate:
         self, as_alice: Client, conversation: int, provider: FakeProvider
     ) -> None:
         base = make_base(as_alice)
-        as_alice.post(
-            "/api/rag/doc/upload",
-            data={"kb_id": base},
-            files={"file": ("a.txt", b"Swifts sleep while they fly.")},
-        )
+        added(as_alice, base, "Swifts sleep while they fly.")
         as_alice.ask(conversation, "Hi")
         asked = {"conversation_id": conversation, "kb_id": base, "message": "Swifts?"}
         as_alice.post("/api/rag/chat", json=asked)
@@ -377,11 +369,7 @@ class TestRegenerate:
         base = make_base(as_alice)
         asked = {"conversation_id": conversation, "kb_id": base, "message": "Swifts?"}
         as_alice.post("/api/rag/chat", json=asked)
-        as_alice.post(
-            "/api/rag/doc/upload",
-            data={"kb_id": base},
-            files={"file": ("a.txt", b"Swifts sleep while they fly.")},
-        )
+        added(as_alice, base, "Swifts sleep while they fly.")
         if how == "in a copy":
             made = as_alice.post(f"/api/conversations/{conversation}/duplicate")
             conversation = made.json()["conversation_id"]

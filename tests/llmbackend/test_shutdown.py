@@ -7,8 +7,9 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -218,37 +219,60 @@ def test_readers_of_another_processs_answer_are_sent_there(
     assert rest[-1].name == "done"
 
 
-def test_workers_are_told_once_and_end_within_the_grace(
-    tmp_path: Path, provider: FakeProvider
-) -> None:
+@dataclass
+class Asked:
+    """Two answers that workers write, each at its first piece."""
+
+    alice: httpx2.Client
+    read: Script
+    reading: Future[str]
+    waiting: Future[str]
+
+    def reads_on_for_a_second(self) -> None:
+        """The reader is not cut, as it would be by a second signal."""
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            assert not self.reading.done()
+            time.sleep(0.02)
+
+
+@contextmanager
+def two_asked(
+    tmp_path: Path, provider: FakeProvider, *, grace: int
+) -> Iterator[tuple[ServeProcess, Asked]]:
     read, endless = (Script(pieces=["Hel", "lo"], stall_after=1) for _ in "12")
     with (
         serving(
             tmp_path,
-            server={"shutdown_grace": 3, "workers": 2},
+            server={"shutdown_grace": grace, "workers": 2},
             providers=fake_section(provider.base_url),
         ) as server,
         server.signed_in() as alice,
         ThreadPoolExecutor() as pool,
     ):
-        paths = [f"/api/chat/{conversation(alice)}" for _ in "123"]
-        reading = pool.submit(whole, alice, paths[0], provider, read)
-        assert read.reached.wait(PATIENCE)
-        waiting = pool.submit(whole, alice, paths[1], provider, endless)
-        assert endless.reached.wait(PATIENCE)
+        futures = []
+        for script in (read, endless):
+            path = f"/api/chat/{conversation(alice)}"
+            futures.append(pool.submit(whole, alice, path, provider, script))
+            assert script.reached.wait(PATIENCE)
+        yield server, Asked(alice, read, *futures)
+
+
+def test_workers_are_told_once_and_end_within_the_grace(
+    tmp_path: Path, provider: FakeProvider
+) -> None:
+    with two_asked(tmp_path, provider, grace=3) as (server, asked):
+        another = f"/api/chat/{conversation(asked.alice)}"
 
         server.terminate()
-        began = time.monotonic()
-        wait_for_status(alice, "/readyz", 503)
-        refused = alice.post(paths[2], json={"message": "Hi"})
-        while time.monotonic() < began + 1:  # A second signal would cut them.
-            assert not reading.done()
-            time.sleep(0.02)
-        read.release.set()
+        wait_for_status(asked.alice, "/readyz", 503)
+        refused = asked.alice.post(another, json={"message": "Hi"})
+        asked.reads_on_for_a_second()
+        asked.read.release.set()
 
         assert refused.json()["code"] == "server_restarting"
-        assert events(reading.result(PATIENCE))[-1]["data"] == "Hello"
-        assert events(waiting.result(PATIENCE))[-1]["event"] == "error"
+        assert events(asked.reading.result(PATIENCE))[-1]["data"] == "Hello"
+        assert events(asked.waiting.result(PATIENCE))[-1]["event"] == "error"
         assert server.wait(PATIENCE) == 0
         assert sorted(rows(server)) == [("complete", "Hello"), ("interrupted", "Hel")]
 
@@ -256,33 +280,15 @@ def test_workers_are_told_once_and_end_within_the_grace(
 def test_workers_that_a_service_manager_tells_too_end_within_the_grace(
     tmp_path: Path, provider: FakeProvider
 ) -> None:
-    read, endless = (Script(pieces=["Hel", "lo"], stall_after=1) for _ in "12")
-    with (
-        serving(
-            tmp_path,
-            server={"shutdown_grace": 60, "workers": 2},
-            providers=fake_section(provider.base_url),
-        ) as server,
-        server.signed_in() as alice,
-        ThreadPoolExecutor() as pool,
-    ):
-        paths = [f"/api/chat/{conversation(alice)}" for _ in "12"]
-        reading = pool.submit(whole, alice, paths[0], provider, read)
-        assert read.reached.wait(PATIENCE)
-        waiting = pool.submit(whole, alice, paths[1], provider, endless)
-        assert endless.reached.wait(PATIENCE)
-
+    with two_asked(tmp_path, provider, grace=60) as (server, asked):
         for process in [server.process, *server.workers()]:
             process.send_signal(signal.SIGTERM)
-        began = time.monotonic()
-        while time.monotonic() < began + 1:
-            assert not reading.done()
-            time.sleep(0.02)
-        read.release.set()
-        assert events(reading.result(PATIENCE))[-1]["data"] == "Hello"
+        asked.reads_on_for_a_second()
+        asked.read.release.set()
+        assert events(asked.reading.result(PATIENCE))[-1]["data"] == "Hello"
         server.terminate()  # Somebody does not want to wait for the other.
 
-        assert events(waiting.result(PATIENCE))[-1]["event"] == "error"
+        assert events(asked.waiting.result(PATIENCE))[-1]["event"] == "error"
         assert server.wait(30) == 0  # The grace is a minute.
         assert sorted(rows(server)) == [("complete", "Hello"), ("interrupted", "Hel")]
 
