@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
-import msgspec
-
 from chat.eventstream import BOM, EventReader
 from chat.hygiene import Hygiene, cleaned
+from chat.plain import around, as_written, plain_choice
 from llmbackend.errors import (
     AnswerTooLong,
     EmptyAnswer,
@@ -25,33 +24,11 @@ _decoded = json.JSONDecoder().decode
 # Beyond what any model takes, and far within what a column holds.
 MOST_TOKENS = 10**8
 
+# How many reads are looked at for what is the same in all.
+LOOKS = 4
+
 # Names providers give to an answer they broke off themselves: not a finish.
 BROKEN_OFF = {"error", "network_error", "insufficient_system_resource", "abort"}
-
-
-class _PlainDelta(msgspec.Struct, gc=False):
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-
-
-class _PlainChoice(msgspec.Struct, gc=False):
-    index: int | None = 0
-    delta: _PlainDelta | None = None
-    finish_reason: str | None = None
-
-
-class _PlainChunk(msgspec.Struct, gc=False):
-    """What nearly every chunk is, decoded in a tenth of the time."""
-
-    choices: list[_PlainChoice]
-    error: Any = None
-    usage: Any = None
-
-
-_plain = msgspec.json.Decoder(_PlainChunk).decode
-# What is not plain, or not even JSON to msgspec, such as half of an emoji.
-_NOT_PLAIN = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +83,12 @@ class Completion:
     """
 
     __slots__ = (
+        "_after",
+        "_before",
         "_document",
         "_failure",
+        "_is_alike_next",
+        "_looks",
         "_max_characters",
         "_max_line",
         "_reader",
@@ -144,6 +125,10 @@ class Completion:
         self._reasoning_hygiene = Hygiene()
         self._text: list[str] = []
         self._reasoning: list[str] = []
+        # What stands before and after the text in reads that differ in it alone.
+        self._before = self._after = b""
+        self._looks = LOOKS
+        self._is_alike_next = False
 
     @property
     def was_cut(self) -> bool:
@@ -151,8 +136,51 @@ class Completion:
         whole = self._failure or self.done or self.finish_reason
         return self.ended and self.events > 0 and not whole
 
+    def text_of(self, data: bytes) -> str:
+        """
+        The text these bytes add, where they are as others were but for it.
+
+        It is empty for all other bytes, of which nothing is taken: they are to be fed.
+        """
+        if not (
+            self._is_alike_next
+            and data.startswith(self._before)
+            and data.endswith(self._after)
+            and len(data) <= self._max_line
+        ):
+            return ""
+        try:
+            text = data[len(self._before) : -len(self._after)].decode()
+        except UnicodeDecodeError:
+            return ""
+        characters = self.characters + len(text)
+        if not text or not as_written(text) or characters > self._max_characters:
+            return ""
+        self.events += 1
+        self.characters = characters
+        return text
+
     def feed(self, data: bytes) -> Delta | None:
         """What these bytes add; None for nothing yet."""
+        delta = self._fed(data)
+        is_known = self._before and data.startswith(self._before)
+        if delta is not None and self._looks and not is_known:
+            self._look_at(data, delta)
+        self._is_alike_next = (
+            bool(self._before)
+            and self._reader.is_between
+            and not self._text_hygiene.half
+            and not self.finish_reason
+            and not self.ended
+        )
+        return delta
+
+    def _look_at(self, data: bytes, delta: Delta) -> None:
+        self._looks -= 1
+        if found := around(delta.text, data=data):
+            self._before, self._after = found
+
+    def _fed(self, data: bytes) -> Delta | None:
         if not self._sniffed:
             self._sniff(data)
         if self._document is not None:
@@ -220,16 +248,10 @@ class Completion:
 
     def _take_plain(self, payload: bytes) -> bool:
         """Take a chunk of the usual form; False for any other."""
-        try:
-            chunk = _plain(payload)
-        except _NOT_PLAIN:
+        choice = plain_choice(payload)
+        if choice is None or choice.delta is None:
             return False
-        if chunk.error or chunk.usage or len(chunk.choices) != 1:
-            return False
-        choice = chunk.choices[0]
         delta = choice.delta
-        if choice.index or delta is None:
-            return False
         self.events += 1
         if delta.content:
             self._text.append(delta.content)

@@ -29,6 +29,11 @@ class EventReader:
         self._begun = False
         self._after_cr = False
 
+    @property
+    def is_between(self) -> bool:
+        """Whether what was fed ends where an event ends."""
+        return self._begun and not self._tail and not self._data
+
     def feed(self, data: bytes) -> list[bytes]:
         """
         The payloads these bytes complete, in order; a payload may be empty.
@@ -42,9 +47,7 @@ class EventReader:
             and data.find(b"\n") == end
             and data.endswith(b"\n")
             and b"\r" not in data
-            and self._begun
-            and not self._tail
-            and not self._data
+            and self.is_between
             and len(data) <= self._max
         ):
             self._after_cr = False

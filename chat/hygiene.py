@@ -14,29 +14,29 @@ class Hygiene:
 
     A provider may cut an emoji between its two UTF-16 halves. The first half waits
     for the second; a half that stays alone becomes U+FFFD. NUL, which PostgreSQL
-    cannot store, is dropped.
+    cannot store, is dropped. `half` is what waits, or empty.
 
     >>> hygiene = Hygiene()
     >>> hygiene.feed("Hi \\ud83d") + hygiene.feed("\\ude00!")
     'Hi 😀!'
     """
 
-    __slots__ = ("_half",)
+    __slots__ = ("half",)
 
     def __init__(self) -> None:
-        self._half = ""
+        self.half = ""
 
     def feed(self, text: str) -> str:
         """The part of the text so far that is now certain and not yet given."""
-        if not self._half and _is_clean(text):
+        if not self.half and _is_clean(text):
             return text
-        text = self._half + text.replace("\x00", "")
-        self._half = text[-1] if _HIGH_HALF.search(text) else ""
-        return _joined(text.removesuffix(self._half))
+        text = self.half + text.replace("\x00", "")
+        self.half = text[-1] if _HIGH_HALF.search(text) else ""
+        return _joined(text.removesuffix(self.half))
 
     def flush(self) -> str:
         """What is left at the end: nothing, or U+FFFD for a half left alone."""
-        half, self._half = self._half, ""
+        half, self.half = self.half, ""
         return _joined(half)
 
 

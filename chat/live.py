@@ -16,6 +16,8 @@ from chat.grounding import unknown_markers
 from llmbackend.errors import LLMBackendError
 
 PIECES_BEFORE_JOIN = 1024
+# A NamedTuple's own __new__ is a function in Python, and these are made all the time.
+_new = tuple.__new__
 
 
 class GrowingText:
@@ -129,7 +131,7 @@ class LiveAnswer:
         self.readers = 0
         self.sent: Sequence[Mapping[str, str]] | None = None
         self._waiting: list[asyncio.Future[None]] = []
-        self._followers: list[Follower] = []
+        self._followers: tuple[Follower, ...] = ()
         self._frames: dict[object, tuple[Any, Cursor]] = {}
 
     def within(self, cursor: Cursor) -> Cursor:
@@ -151,11 +153,12 @@ class LiveAnswer:
         if text:
             self.text.append(text)
         self.before = self.cursor
-        self.cursor = Cursor(self.reasoning.length, self.text.length)
-        message_id = self.opening.message_id
-        self._latest = Growth(message_id, reasoning, text, self.cursor)
-        self._let_go()
-        for follower in tuple(self._followers):
+        self.cursor = _new(Cursor, (self.reasoning.length, self.text.length))
+        added = (self.opening.message_id, reasoning, text, self.cursor)
+        self._latest = _new(Growth, added)
+        if self._frames or self._waiting:
+            self._let_go()
+        for follower in self._followers:
             follower.grown()
 
     def rest_on(self, sources: Sequence[dict[str, Any]]) -> None:
@@ -225,6 +228,8 @@ class LiveAnswer:
 
     def latest(self, encode: Callable[[Growth], Any]) -> Any:
         """What came last, encoded once for all readers that lack no more."""
+        if len(self._followers) == 1:
+            return encode(self._latest)
         found = self._frames.get(encode)
         if found is None:
             found = self._frames[encode] = encode(self._latest)
@@ -233,7 +238,7 @@ class LiveAnswer:
     def wake(self) -> None:
         """Have every reader look again."""
         self._let_go()
-        for follower in tuple(self._followers):
+        for follower in self._followers:
             follower.look()
 
     def _let_go(self) -> None:
@@ -247,17 +252,18 @@ class LiveAnswer:
 
     def beat(self) -> None:
         """Tell followers that nothing has happened, and nothing is wrong."""
-        for follower in tuple(self._followers):
+        for follower in self._followers:
             follower.beat()
 
     @contextmanager
     def followed(self, follower: Follower) -> Iterator[None]:
         """Have `follower` look whenever there may be more."""
-        self._followers.append(follower)
+        self._followers += (follower,)
         try:
             yield
         finally:
-            self._followers.remove(follower)
+            others = [each for each in self._followers if each is not follower]
+            self._followers = tuple(others)
 
     async def changed(self) -> None:
         """Wait until the answer grows or ends."""

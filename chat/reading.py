@@ -101,7 +101,7 @@ class _Reader:
             is_written = (
                 self._write is not None
                 and self._waiting is not None
-                and self._cursor == answer.before
+                and self._cursor is answer.before
                 and self._write(answer.latest(self._encode))
             )
         except Exception as exc:  # noqa: BLE001 - it is the reader's, not the writer's

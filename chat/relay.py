@@ -255,9 +255,17 @@ class _Reply:
     # What the response calls.
 
     def take(self, data: bytes) -> None:
-        if not self._over:
-            self._heard_at = self._loop.time()
+        if self._over:
+            return
+        self._heard_at = self._loop.time()
+        text = self.completion.text_of(data)
+        if not text:
             self._grow_by(self.completion.feed, data)
+            return
+        try:
+            self._answer.grow(text=text, reasoning="")
+        except Exception as exc:  # noqa: BLE001 - raised where the answer is awaited
+            self._finish(exc)
 
     def end(self, error: Exception | None) -> None:
         if self._over:

@@ -26,26 +26,31 @@ def offered(cycle: RequestResponseCycle) -> dict[str, dict[object, object]]:
 
     By a weak reference: a cycle holds its scope, and would be garbage for a while.
     """
-    return {NAME: {"write": partial(write, ref(cycle))}}
+    return {NAME: {"writer": partial(_writer, ref(cycle))}}
 
 
 def writer_of(scope: Mapping[str, Any]) -> Write | None:
-    """What the server offers to write this request's answer with."""
-    write: Write | None = scope.get("extensions", {}).get(NAME, {}).get("write")
-    return write
-
-
-def write(of: ref[RequestResponseCycle], part: bytes) -> bool:
     """
-    Write a part as `send` does, more to follow; False where that has to wait.
+    What the server offers to write the rest of this request's answer with.
 
-    It is False, too, before the answer has begun, and once its client has gone.
+    It writes a part as `send` does, more to follow; it is False where that has to
+    wait, and once the client has gone. To be asked for when the answer has begun.
     """
+    writer = scope.get("extensions", {}).get(NAME, {}).get("writer")
+    return writer() if writer else None
+
+
+def _writer(of: ref[RequestResponseCycle]) -> Write | None:
     cycle = of()
-    if cycle is None or cycle.flow.write_paused or cycle.disconnected:
-        return False
-    if not cycle.chunked_encoding:
-        return False
-    if part:
-        cycle.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
-    return True
+    if cycle is None or not cycle.chunked_encoding:
+        return None
+    flow, transport = cycle.flow, cycle.transport
+
+    def write(part: bytes) -> bool:
+        if flow.write_paused or transport.is_closing():
+            return False
+        if part:
+            transport.write(b"%x\r\n%b\r\n" % (len(part), part))
+        return True
+
+    return write

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import aiohappyeyeballs
@@ -54,12 +54,14 @@ class Response(asyncio.Protocol):
 
     # Slots: what is not touched for 20 ms has left the caches.
     __slots__ = (
+        "_directly",
         "_ended",
         "_error",
         "_field_bytes",
         "_fields",
         "_giving_up",
         "_head_bytes",
+        "_is_between_chunks",
         "_is_whole",
         "_may_be_kept",
         "_parser",
@@ -91,6 +93,9 @@ class Response(asyncio.Protocol):
         self._head_bytes = 0
         self._parts: list[bytes] = []
         self._taker: Taker | None = None
+        # What takes a chunk that nothing stands before.
+        self._directly: Callable[[bytes], None] | None = None
+        self._is_between_chunks = False
         self._is_whole = self._may_be_kept = False
         self._ended = False
         self._error: Exception | None = None
@@ -110,7 +115,7 @@ class Response(asyncio.Protocol):
         """
         if self._ended:
             return
-        self._taker = Nobody()
+        self._taker, self._directly = Nobody(), None
         if within:
             loop = asyncio.get_running_loop()
             self._giving_up = loop.call_later(within, self._transport.abort)
@@ -120,6 +125,13 @@ class Response(asyncio.Protocol):
     # What the transport calls.
 
     def data_received(self, data: bytes) -> None:
+        if self._directly is not None:
+            # One chunk, written as nearly all are: the parser need not see it.
+            at = data.find(b"\r\n")
+            size = len(data) - at - 4
+            if size > 0 and data[:at] == b"%x" % size and data.endswith(b"\r\n"):
+                self._directly(data[at + 2 : -2])
+                return
         if self._ended:
             return
         try:
@@ -136,6 +148,8 @@ class Response(asyncio.Protocol):
             self._hand_over()
         if self._is_whole:
             self._end(None)
+        elif self._taker is not None:
+            self._directly = self._taker.take if self._is_between_chunks else None
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is None and self.status and self._ends_by_closing():
@@ -165,6 +179,12 @@ class Response(asyncio.Protocol):
         self.headers = httpx2.Headers(self._fields)
         if not self.head.done():
             self.head.set_result(None)
+
+    def on_chunk_header(self) -> None:
+        self._is_between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        self._is_between_chunks = True
 
     def on_body(self, data: bytes) -> None:
         self._parts.append(data)
@@ -203,6 +223,7 @@ class Response(asyncio.Protocol):
         if not self.head.done():
             self.head.set_exception(error or httpx2.ReadError("no head"))
         taker, self._taker = self._taker, None
+        self._directly = None
         # It holds this response as a taker does, which would be garbage for a while,
         # and the answer with it.
         del self._parser

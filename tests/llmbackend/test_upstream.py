@@ -483,3 +483,40 @@ async def test_a_body_is_the_same_however_it_is_cut(
 
     assert (b"".join(body.parts), body.error) == (b"".join(chunks), None)
     assert len(host.connections) == 1
+
+
+@pytest.mark.parametrize("size", [b"%x", b"%X", b"0%x", b"%x;a=b", b"%x "])
+async def test_chunks_that_come_one_by_one_are_whole(
+    host: Host, upstream: Upstream, size: bytes
+):
+    parts = [b"a" * 10, b"\r\n", b"0", b"0\r\n", b"b" * 27, b"5\r\nhello\r\n"]
+    chunks = [(size + b"\r\n%b\r\n") % (len(part), part) for part in parts]
+    says = [OK + CHUNKED, *chunks, b"0\r\n\r\n"]
+    host.says = [says, says]
+
+    bodies = [await told(await post(upstream)) for _ in range(2)]
+
+    assert [body.parts for body in bodies] == [parts, parts]
+    assert [body.error for body in bodies] == [None, None]
+    assert len(host.connections) == 1
+
+
+async def test_what_is_within_a_chunk_is_not_taken_for_one(
+    host: Host, upstream: Upstream
+):
+    host.says = [[OK + CHUNKED, b"a\r\n", b"5\r\nhello\r\n", b"\r\n0\r\n\r\n"]]
+
+    body = await told(await post(upstream))
+
+    assert (b"".join(body.parts), body.error) == (b"5\r\nhello\r\n", None)
+
+
+async def test_a_chunk_of_another_size_than_it_says_breaks_off(
+    host: Host, upstream: Upstream
+):
+    host.says = [[OK + CHUNKED, b"2\r\nhe\r\n", b"3\r\nhello\r\n"]]
+
+    body = await told(await post(upstream))
+
+    assert b"".join(body.parts) == b"hehel"
+    assert isinstance(body.error, httpx2.RemoteProtocolError)
