@@ -137,7 +137,9 @@ class PeriodSerializer(serializers.Serializer[Any]):
             # The calendar begins in the year 1.
             days = min(USUAL_PERIOD - 1, until.toordinal() - 1)
             since = until - timedelta(days=days)
-        if not 0 <= (until - since).days < LONGEST_PERIOD:
+        if since > until:
+            raise serializers.ValidationError("since: must not be after until.")
+        if (until - since).days >= LONGEST_PERIOD:
             raise serializers.ValidationError(
                 f"since: must be at most {LONGEST_PERIOD} days before until."
             )

@@ -403,5 +403,19 @@ class TestPeriods:
     ) -> None:
         assert as_alice.get(PATH, params=query).status_code == 400
 
+    @pytest.mark.parametrize(
+        ("until", "wrong"),
+        [
+            ("2024-12-31", "since: must not be after until."),
+            ("2026-01-02", "since: must be at most 366 days before until."),
+        ],
+    )
+    def test_which_period_is_none_is_said(
+        self, as_alice: Client, until: str, wrong: str
+    ) -> None:
+        answer = as_alice.get(PATH, params={"since": "2025-01-01", "until": until})
+
+        assert answer.json()["error"] == wrong
+
     def test_the_first_day_there_is_has_none_before_it(self, as_alice: Client) -> None:
         assert as_alice.get(f"{PATH}?until=0001-01-01").status_code == 200
