@@ -227,6 +227,11 @@ class Two:
         answers = [client.get("/readyz").json() for client in (self.asked, self.read)]
         return all(answer["redis"] == "ok" for answer in answers)
 
+    def logs(self) -> str:
+        """The last that both processes had to say."""
+        logs = sorted(self.server.directory.glob("*-log"))
+        return "\n\n".join(log.read_text()[-4000:] for log in logs)
+
     def stored(self, conversation: int) -> list[tuple[str, str, str]]:
         """(status, text, reasoning) of the answers of a conversation."""
         return self.server.query(
@@ -493,4 +498,4 @@ def test_a_redis_that_comes_back_is_used_again(two: Two) -> None:
             pass
         return statistics.median(reader.lateness(asker)) < QUICK
 
-    assert eventually(is_quick, PATIENCE)
+    assert eventually(is_quick, PATIENCE), two.logs()
