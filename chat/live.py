@@ -228,7 +228,7 @@ class LiveAnswer:
 
     def latest(self, encode: Callable[[Growth], Any]) -> Any:
         """What came last, encoded once for all readers that lack no more."""
-        if len(self._followers) == 1:
+        if len(self._followers) == 1:  # There is nobody to keep it for.
             return encode(self._latest)
         found = self._frames.get(encode)
         if found is None:

@@ -33,7 +33,7 @@ _NOT_PLAIN = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 def plain_choice(payload: bytes) -> PlainChoice | None:
-    """The choice of a chunk that has one, with a delta; None for any other chunk."""
+    """The first choice of a chunk that has no other; None for any other chunk."""
     try:
         chunk = _decoded(payload)
     except _NOT_PLAIN:
@@ -41,7 +41,7 @@ def plain_choice(payload: bytes) -> PlainChoice | None:
     if chunk.error or chunk.usage or len(chunk.choices) != 1:
         return None
     choice = chunk.choices[0]
-    return None if choice.index or choice.delta is None else choice
+    return None if choice.index else choice
 
 
 def around(text: str, *, data: bytes) -> tuple[bytes, bytes] | None:
