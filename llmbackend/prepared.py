@@ -8,15 +8,19 @@ values only. See docs/decisions/0005-prepared-statements.md.
 
 from __future__ import annotations
 
+import re
 import sqlite3
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Generic, TypeVar
+from uuid import UUID
 
 from django.db import connections
 from django.db.models import Expression, Field, Model, QuerySet
+from django.db.models.base import ModelState
 from django.db.models.sql import InsertQuery, UpdateQuery
 
 M = TypeVar("M", bound=Model)
@@ -26,14 +30,46 @@ Row = tuple[Any, ...]
 # Of a value, and the connection that it is for or comes from.
 Conversion = Callable[[Any, Any], Any]
 Results = tuple[tuple[int, Conversion], ...]
+# A value's name, the type that is stored as it is, and how others are; or "", and the
+# value itself.
+Parameters = tuple[tuple[str, type | None, Any], ...]
 
 # What fields of a kind store as it is.
 PLAIN = {
     **dict.fromkeys(("AutoField", "BigAutoField", "BigIntegerField"), int),
     **dict.fromkeys(("IntegerField", "PositiveIntegerField"), int),
     **dict.fromkeys(("CharField", "TextField"), str),
+    "PositiveBigIntegerField": int,
     "BooleanField": bool,
 }
+
+
+# These do what `store` does, a field's own way, at once for values of the usual type.
+def _texts(store: Conversion) -> Conversion:
+    def stored(value: Any, database: Any) -> Any:
+        # A choice; a driver would ask it how it is to be stored.
+        return str.__str__(value) if isinstance(value, str) else store(value, database)
+
+    return stored
+
+
+def _moments(store: Conversion) -> Conversion:
+    def stored(value: Any, database: Any) -> Any:
+        if type(value) is datetime and value.tzinfo is UTC:
+            return str(value.replace(tzinfo=None))
+        return store(value, database)
+
+    return stored
+
+
+def _keys(store: Conversion) -> Conversion:
+    def stored(value: Any, database: Any) -> Any:
+        return value.hex if type(value) is UUID else store(value, database)
+
+    return stored
+
+
+ON_SQLITE = {"DateTimeField": _moments, "UUIDField": _keys}
 
 
 class Parameter(Expression):
@@ -57,42 +93,71 @@ class Written:
     """
     A statement as one kind of database takes it.
 
-    `direct` is the same for SQLite's own cursor, and empty elsewhere. A parameter is
-    a value's name and how it is stored, or "" and the value itself.
+    `direct` is the same for SQLite's own cursor, with parameters of its own, and empty
+    elsewhere.
     """
 
     sql: str
+    parameters: Parameters
     direct: str
-    parameters: tuple[tuple[str, Any], ...]
+    direct_parameters: Parameters
     results: Results
 
     def run(
         self, database: Any, values: dict[str, Any], take: Callable[[Any], R], end: str
     ) -> R:
         """What `take` makes of the cursor that has carried it out."""
-        parameters = [
-            rest(values[name], database) if name else rest
-            for name, rest in self.parameters
-        ]
         # What Django puts around a cursor costs more than most statements take.
-        if self.direct and not (database.queries_logged or database.execute_wrappers):
-            database.validate_no_broken_transaction()
-            if database.connection is None:
-                database.ensure_connection()
-            with database.wrap_database_errors:
-                execute = database.connection.execute
-                sql = self.direct + end
-                try:
-                    made = execute(sql, parameters)
-                except sqlite3.OperationalError as exc:
-                    made = database.in_turn(exc, partial(execute, sql, parameters))
-                try:
-                    return take(made)
-                finally:
-                    made.close()
+        seen = database.force_debug_cursor or database.execute_wrappers
+        if self.direct and not seen:
+            return self._directly(database, values, take, end)
         with database.cursor() as cursor:
-            cursor.execute(self.sql + end, parameters)
+            cursor.execute(self.sql + end, _given(self.parameters, values, database))
             return take(cursor)
+
+    def _directly(
+        self, database: Any, values: dict[str, Any], take: Callable[[Any], R], end: str
+    ) -> R:
+        if database.needs_rollback:
+            database.validate_no_broken_transaction()
+        if database.connection is None:
+            database.ensure_connection()
+        sql = self.direct + end
+        parameters = _given(self.direct_parameters, values, database)
+        execute = database.connection.execute
+        try:
+            cursor = execute(sql, parameters)
+            found = take(cursor)
+        except sqlite3.Error as exc:
+            with database.wrap_database_errors:
+                if not isinstance(exc, sqlite3.OperationalError):
+                    raise
+                cursor = database.in_turn(exc, partial(execute, sql, parameters))
+                found = take(cursor)
+        cursor.close()
+        return found
+
+
+def _given(parameters: Parameters, values: dict[str, Any], database: Any) -> list[Any]:
+    given = []
+    for name, plain, rest in parameters:
+        value = values[name] if name else rest
+        if name and value is not None and type(value) is not plain:
+            value = rest(value, database)
+        given.append(value)
+    return given
+
+
+_own = threading.local()
+
+
+def _database() -> Any:
+    """This thread's connection. To find it, Django looks for an event loop first."""
+    try:
+        return _own.database
+    except AttributeError:
+        _own.database = connections["default"]
+        return _own.database
 
 
 class _Statement:
@@ -108,12 +173,16 @@ class _Statement:
     def _for(self, database: Any) -> Written:
         written = self._written.get(database.vendor)
         if written is None:
-            sql, parameters, results = self._write(database)
-            direct = sql.replace("%s", "?").replace("%%", "%")
+            sql, fixed_and_given, results = self._write(database)
+            parameters = tuple(_parameter(each, database) for each in fixed_and_given)
+            direct, rest = "", parameters
+            if database.vendor == "sqlite":
+                direct, rest = _spelt_out(sql, parameters)
             written = self._written[database.vendor] = Written(
                 sql=sql,
-                direct=direct if database.vendor == "sqlite" else "",
-                parameters=tuple(map(_parameter, parameters)),
+                parameters=parameters,
+                direct=direct,
+                direct_parameters=rest,
                 results=results,
             )
         return written
@@ -121,24 +190,46 @@ class _Statement:
     def _run(
         self, values: dict[str, Any], take: Callable[[Any], R], *, end: str = ""
     ) -> R:
-        database = connections["default"]
+        database = _database()
         return self._for(database).run(database, values, take, end)
 
 
-def _parameter(stands_there: Any) -> tuple[str, Any]:
+def _parameter(stands_there: Any, database: Any) -> tuple[str, type | None, Any]:
     if not isinstance(stands_there, Parameter):
-        return "", stands_there
-    field = stands_there.output_field
-    store = field.get_db_prep_save
-    target = getattr(field, "target_field", field)
-    plain = PLAIN.get(target.get_internal_type())
+        return "", None, stands_there
+    field: Any = stands_there.output_field
+    store: Conversion = field.get_db_prep_save
+    kind = getattr(field, "target_field", field).get_internal_type()
+    plain = PLAIN.get(kind)
+    if plain is str:
+        store = _texts(store)
+    elif database.vendor == "sqlite" and kind in ON_SQLITE:
+        store = ON_SQLITE[kind](store)
+    return stands_there.name, plain, store
 
-    def stored(value: Any, database: Any) -> Any:
-        if value is None or type(value) is plain:
-            return value
-        return store(value, database)
 
-    return stands_there.name, store if plain is None else stored
+def _spelt_out(sql: str, parameters: Parameters) -> tuple[str, Parameters]:
+    """
+    `sql` for SQLite's own cursor, and the parameters that are left.
+
+    What is the same each time stands in it. A value that decides whether a partial
+    index will do would have SQLite plan the statement again each time it is given.
+    """
+    coming = iter(parameters)
+    left = []
+
+    def spelt(found: re.Match[str]) -> str:
+        if found[0] == "%%":
+            return "%"
+        name, _, value = parameter = next(coming)
+        if not name and type(value) is int:
+            return str(value)
+        if not name and isinstance(value, str):
+            return "'" + value.replace("'", "''") + "'"
+        left.append(parameter)
+        return "?"
+
+    return re.sub("%[%s]", spelt, sql), tuple(left)
 
 
 class Select(_Statement):
@@ -163,7 +254,7 @@ class Select(_Statement):
     def rows(self, *, limit: int | None = None, **values: Any) -> list[Row]:
         """All rows, or the first `limit` of them."""
         end = "" if limit is None else f" LIMIT {limit:d}"
-        database = connections["default"]
+        database = _database()
         written = self._for(database)
         found = written.run(database, values, _all, end)
         if not written.results:
@@ -218,7 +309,11 @@ class SelectObject(Generic[M]):
         row = self._select.row(**values)
         if row is None:
             return None
-        return self._model.from_db("default", self._names, row)
+        found = self._model.__new__(self._model)
+        found.__dict__.update(zip(self._names, row, strict=True))
+        found._state = ModelState()
+        found._state.adding, found._state.db = False, "default"
+        return found
 
 
 class Update(_Statement):

@@ -86,10 +86,25 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def _start_transaction_under_autocommit(self) -> None:
         self._has_turn = _turn.acquire(timeout=WAIT)
         try:
-            super()._start_transaction_under_autocommit()  # type: ignore[misc]
+            self._begin()
         except BaseException:
             self._end_turn()
             raise
+
+    def _begin(self) -> None:
+        if self.force_debug_cursor or self.execute_wrappers:
+            super()._start_transaction_under_autocommit()  # type: ignore[misc]
+            return
+        # Without a cursor of Django's, as prepared statements are.
+        mode = self.transaction_mode or ""  # type: ignore[attr-defined]
+        begin = partial(self.connection.execute, f"BEGIN {mode}")
+        try:
+            begin()
+        except sqlite3.Error as exc:
+            with self.wrap_database_errors:
+                if not isinstance(exc, sqlite3.OperationalError):
+                    raise
+                self.in_turn(exc, begin)
 
     def _commit(self) -> None:
         super()._commit()  # type: ignore[misc]

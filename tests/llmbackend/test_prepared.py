@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 import uuid
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models import F
 from django.db.transaction import TransactionManagementError
 from django.utils import timezone
@@ -165,6 +166,76 @@ def test_values_are_stored_as_their_fields_store_them(conversation: Any) -> None
     assert found.rows(id=pk) == list(Writer.objects.values_list())
     assert found.rows(id=str(pk)) == found.rows(id=pk)
     assert writer.pk == pk
+
+
+@pytest.mark.parametrize("title", ["it's 100 %, ?", "%s", "''", "\\", "后"])
+def test_what_is_always_the_same_is_told_as_it_is(alice: Any, title: str) -> None:
+    for each in (title, "another"):
+        conversation_of(alice, each)
+    fixed = Select(
+        lambda: Conversation.objects.filter(
+            title=title, version=0, owner=given(Conversation, "owner")
+        ).values_list("title", "version")
+    )
+
+    assert fixed.rows(owner=alice.pk) == [(title, 0)]
+    assert fixed.rows(owner=alice.pk + 1) == []
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        timezone.now(),
+        timezone.now().replace(microsecond=0),
+        timezone.now().astimezone(timezone.get_fixed_timezone(-330)),
+    ],
+)
+def test_a_moment_is_stored_as_the_orm_stores_it(alice: Any, moment: Any) -> None:
+    insert = Insert(Message, "conversation_id", "number", "role", "created_at")
+    conversation = conversation_of(alice, "Rust").pk
+
+    insert.make(
+        conversation_id=conversation,
+        number=1,
+        role=Message.Role.USER,
+        created_at=moment,
+    )
+
+    Message.objects.create(
+        conversation_id=conversation, number=2, role="user", created_at=moment
+    )
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT created_at, role FROM conversations_message")
+        stored, expected = cursor.fetchall()
+    assert stored == expected
+
+
+@pytest.mark.skipif("connection.vendor != 'sqlite'", reason="Only SQLite plans anew.")
+def test_a_statement_is_planned_once(conversation: Any) -> None:
+    """Also where a value decides whether the index of running answers will do."""
+    running = Select(
+        lambda: Message.objects.filter(
+            conversation=given(Message, "conversation"), status="streaming"
+        ).values_list("number")
+    )
+    running.rows(conversation=conversation.pk)
+    planned = []
+
+    def authorize(*what: Any) -> int:
+        planned.append(what)
+        return sqlite3.SQLITE_OK
+
+    connection.connection.set_authorizer(authorize)
+    try:
+        running.rows(conversation=conversation.pk)
+        assert planned  # As it is once more where there is a new authorizer.
+        del planned[:]
+        running.rows(conversation=conversation.pk)
+        running.rows(conversation=conversation.pk + 1)
+    finally:
+        connection.connection.set_authorizer(None)
+
+    assert planned == []
 
 
 def test_a_missing_value_is_a_mistake(conversation: Any) -> None:

@@ -71,7 +71,7 @@ def update(connection: Any) -> None:
 def update_directly(connection: Any) -> None:
     """As a statement that is put together once."""
     sql = "UPDATE counter SET n = n + 1"
-    made = Written(sql=sql, direct=sql, parameters=(), results=())
+    made = Written(sql=sql, parameters=(), direct=sql, direct_parameters=(), results=())
     made.run(connection, {}, lambda cursor: cursor.rowcount, "")
 
 
