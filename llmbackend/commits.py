@@ -11,6 +11,7 @@ from typing import Any, TypeVar, overload
 
 from django.db import OperationalError, connection, transaction
 
+from llmbackend.errors import ServerRestarting
 from llmbackend.threads import DatabaseThreads
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ class Write:
     told: asyncio.Future[None]
     context: Context = field(default_factory=copy_context)
     result: Any = None
-    error: Exception | None = None
+    error: BaseException | None = None
 
     def attempt(self, step: Callable[[], Any]) -> None:
         """Take `step`, whose error is this request's alone."""
@@ -60,7 +61,7 @@ class Commits:
         # On the event loop each task would make a connection object to be asked.
         self._together = connection.vendor == "sqlite"
         self._waiting: list[Write] = []
-        self._task: asyncio.Task[None] | None = None
+        self._busy = False
 
     @overload
     async def run(self, write: Callable[[], T]) -> T: ...
@@ -78,8 +79,10 @@ class Commits:
         mine = Write(write, after, asyncio.get_running_loop().create_future())
         if self._together:
             self._waiting.append(mine)
-            if self._task is None:
-                self._task = asyncio.create_task(self._work())
+            if not self._busy:
+                self._busy = True
+                # With all that comes in the same moment.
+                asyncio.get_running_loop().call_soon(self._begin)
             await mine.told
         else:
             await self._threads.run(carry_out, [mine])
@@ -87,19 +90,25 @@ class Commits:
             raise mine.error
         return mine.result
 
-    async def _work(self) -> None:
-        while self._waiting:
-            batch = self._waiting[:MOST_AT_ONCE]
-            del self._waiting[:MOST_AT_ONCE]
-            try:
-                await self._threads.run(carry_out, batch)
-            except Exception as exc:  # noqa: BLE001  It is raised where it was asked for.
-                for each in batch:
-                    each.error = exc
-            for each in batch:
-                if not each.told.done():
-                    each.told.set_result(None)
-        self._task = None
+    def _begin(self) -> None:
+        batch = self._waiting[:MOST_AT_ONCE]
+        del self._waiting[:MOST_AT_ONCE]
+        ended = partial(self._ended, batch)
+        try:
+            self._threads.submit(partial(carry_out, batch), ended)
+        except ServerRestarting as exc:
+            ended(None, exc)
+
+    def _ended(
+        self, batch: list[Write], result: None, error: BaseException | None
+    ) -> None:
+        for each in batch:
+            each.error = each.error or error
+            if not each.told.done():
+                each.told.set_result(None)
+        self._busy = bool(self._waiting)
+        if self._busy:
+            self._begin()
 
 
 def carry_out(writes: Sequence[Write]) -> None:

@@ -7,13 +7,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
-from django.db import close_old_connections, connection
+from django.db import connections
 
 from llmbackend.errors import ServerRestarting
 
@@ -86,26 +85,37 @@ class DatabaseThreads:
         It is carried out also when the caller is cancelled meanwhile. Raises what
         `function` raises, and ServerRestarting once the pool is closed.
         """
-        loop = asyncio.get_running_loop()
         outcome: asyncio.Future[tuple[Any, BaseException | None]]
-        outcome = loop.create_future()
+        outcome = asyncio.get_running_loop().create_future()
 
         def finish(result: Any, error: BaseException | None) -> None:
             if not outcome.done():
                 outcome.set_result((result, error))
 
-        job = partial(copy_context().run, partial(function, *args, **kwargs))
-        with self._lock:
-            if self._closed:
-                raise ServerRestarting(retry_after=5)
-            self._waiting.append(
-                (job, lambda *end: loop.call_soon_threadsafe(finish, *end))
-            )
-        self._look(loop)
+        context = copy_context()
+        self.submit(partial(context.run, function, *args, **kwargs), finish)
         result, error = await outcome
         if error is not None:
             raise error
         return result  # type: ignore[no-any-return]
+
+    def submit(
+        self,
+        function: Callable[[], Any],
+        done: Callable[[Any, BaseException | None], object],
+    ) -> None:
+        """
+        The same without waiting: `done` is called on the loop, with result and error.
+
+        What of the two there is not is None. Raises ServerRestarting.
+        """
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            if self._closed:
+                raise ServerRestarting(retry_after=5)
+            tell: Callable[..., Any] = partial(loop.call_soon_threadsafe, done)  # type: ignore[arg-type]
+            self._waiting.append((function, tell))
+        self._look(loop)
 
     def close(self) -> None:
         """Let the jobs end, then end the threads and their connections."""
@@ -161,22 +171,24 @@ class DatabaseThreads:
         job = worker.inbox.get()
         while job is not None:
             job = self._do(job, worker) or self._wait(worker)
-        connection.close()
+        connections["default"].close()
 
     def _do(self, job: Job, worker: Worker) -> Job | None:
         """Do one job; the next, if one waits already."""
         function, done = job
         result, error = None, None
-        close_old_connections()
+        connections["default"].close_if_unusable_or_obsolete()
         try:
             result = function()
         except BaseException as exc:  # noqa: BLE001  It is raised where it was asked for.
             error = exc
         # Free before anyone is told, so that what is asked for next comes here.
         following = self._next(worker)
-        # Without a loop nobody waits any more.
-        with suppress(RuntimeError):
+        try:
             done(result, error)
+        except RuntimeError:
+            # Without a loop nobody waits any more.
+            return following
         return following
 
     def _next(self, worker: Worker) -> Job | None:
@@ -194,10 +206,11 @@ class DatabaseThreads:
             return None
 
     def _wait(self, worker: Worker) -> Job | None:
-        with suppress(Empty):
+        try:
             return worker.inbox.get(timeout=self._linger)
-        if self._is_one_too_many(worker):
-            connection.close()
+        except Empty:
+            if self._is_one_too_many(worker):
+                connections["default"].close()
         return worker.inbox.get()
 
     def _is_one_too_many(self, worker: Worker) -> bool:

@@ -189,9 +189,9 @@ async def test_no_transaction_is_of_more_than_its_share() -> None:
     sizes: list[int] = []
 
     class Counting(DatabaseThreads):
-        async def run(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-            sizes.append(len(args[0]))
-            return await super().run(function, *args, **kwargs)
+        def submit(self, function: Any, done: Any) -> None:
+            sizes.append(len(function.args[0]))
+            super().submit(function, done)
 
     threads = Counting(name="tested", size=2, at_once=1, idle=2)
     tested = Commits(threads)
