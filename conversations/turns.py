@@ -23,7 +23,7 @@ from conversations.branches import Node, nodes_of, path_to, place_of
 from conversations.history import Said, closed_path
 from conversations.models import Conversation, Message, check_id
 from conversations.titles import made_of
-from conversations.writers import beat, interrupt_orphans
+from conversations.writers import beat_if_silent, interrupt_orphans
 from llmbackend.chat_models import QUOTE, provider_for
 from llmbackend.config import Limits
 from llmbackend.errors import (
@@ -174,7 +174,7 @@ def _open_turn(
         if made is not None:
             return made
         provider = provider_for(conversation.model, config=settings.CONFIG).name
-        beat(writer)
+        beat_if_silent(writer)
         last, running = _numbered(conversation)
         if running:
             raise AnswerInProgress

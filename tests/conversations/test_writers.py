@@ -10,6 +10,7 @@ from conversations.models import Message, Writer
 from conversations.writers import (
     Growth,
     beat,
+    beat_if_silent,
     forget_dead_writers,
     interrupt_orphans,
     tick,
@@ -52,6 +53,19 @@ def test_the_first_beat_makes_the_row_and_the_next_renew_it(db):
     assert heard_of(writer) >= first
     assert Writer.objects.count() == 1
     assert abs(timezone.now() - heard_of(writer)) < timedelta(seconds=30)
+
+
+def test_who_was_heard_just_now_need_not_beat_again(db):
+    writer = uuid.uuid4()
+
+    beat_if_silent(writer)
+    first = heard_of(writer)
+    beat_if_silent(writer)
+    assert heard_of(writer) == first
+
+    Writer.objects.update(heartbeat_at=first - timedelta(seconds=2))
+    beat_if_silent(writer)
+    assert heard_of(writer) >= first
 
 
 def test_a_beat_leaves_other_writers_as_they_are(db):
