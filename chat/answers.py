@@ -91,10 +91,10 @@ class Answers:
         self._knowledge = knowledge
         self._live: dict[int, LiveAnswer] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._openings: set[asyncio.Task[tuple[Turn | str, Base | None]]] = set()
+        self._openings: set[asyncio.Task[Any]] = set()
         self._background: list[asyncio.Task[None]] = []
         # By the answer itself: what goes on with it has the same key, maybe at once.
-        self._writing: dict[LiveAnswer, asyncio.Task[Written]] = {}
+        self._writing: dict[LiveAnswer, asyncio.Task[Any]] = {}
         self._broadcast: Broadcast | None = None
         self.connections = Connections(threads)
         self._titles = Titles(threads=threads, providers=providers)
@@ -140,7 +140,8 @@ class Answers:
             raise ServerRestarting(retry_after=5)
         beginning = asyncio.create_task(self._begin(claims, ask))
         self._tasks.add(beginning)
-        beginning.add_done_callback(self._tasks.discard)
+        self._openings.add(beginning)
+        beginning.add_done_callback(self._has_begun)
         try:
             return await asyncio.shield(beginning)
         except asyncio.CancelledError:
@@ -153,11 +154,10 @@ class Answers:
         opening = partial(
             open_and_find_base, claims=claims, ask=ask, writer=self.writer
         )
-        opened = asyncio.create_task(self._commits.run(opening, with_turn))
-        self._openings.add(opened)
-        opened.add_done_callback(self._openings.discard)
-        turn, base = await opened
+        turn, base = await self._commits.run(opening, with_turn)
         if isinstance(turn, str):
+            # It opens nothing, and must not wait for itself.
+            self._openings -= {asyncio.current_task()}
             again = Watch(
                 conversation_id=ask.conversation_id, last_event_id=turn, replay=True
             )
@@ -210,6 +210,10 @@ class Answers:
         finally:
             answer.readers -= 1
             self._left(answer)
+
+    def _has_begun(self, beginning: asyncio.Task[Reading]) -> None:
+        self._tasks.discard(beginning)
+        self._openings.discard(beginning)
 
     def _left_early(self, beginning: asyncio.Task[Reading]) -> None:
         if not beginning.cancelled() and beginning.exception() is None:
@@ -286,15 +290,7 @@ class Answers:
     async def _answer(
         self, answer: LiveAnswer, turn: Turn, grounding: Grounding | None
     ) -> None:
-        writing = asyncio.create_task(
-            write(answer, turn=turn, grounding=grounding, providers=self._providers)
-        )
-        self._writing[answer] = writing
-        try:
-            await asyncio.wait({writing})
-        finally:
-            del self._writing[answer]
-        written = cut(answer) if writing.cancelled() else writing.result()
+        written = await self._written(answer, turn, grounding)
         stored, unstored = False, interrupted()
         try:
             written = await counted(written, answer=answer, turn=turn)
@@ -320,6 +316,22 @@ class Answers:
             note_end(answer, turn)
         if stored and written.status == Status.COMPLETE:
             self._titles.ask_for(turn, answer=answer.text.whole())
+
+    async def _written(
+        self, answer: LiveAnswer, turn: Turn, grounding: Grounding | None
+    ) -> Written:
+        """Write it, while this task can be cancelled, and see how that ended."""
+        task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
+        self._writing[answer] = task
+        try:
+            return await write(
+                answer, turn=turn, grounding=grounding, providers=self._providers
+            )
+        except asyncio.CancelledError:
+            task.uncancel()
+            return cut(answer)
+        finally:
+            del self._writing[answer]
 
     async def _store(self, answer: LiveAnswer, turn: Turn, written: Written) -> bool:
         """Commit the end; while the database is away, hold it in memory a minute."""

@@ -52,16 +52,18 @@ class StreamingConsumer(AsyncHttpConsumer):
             return
         self._handling = asyncio.create_task(self.handle(body))
         hang_up = asyncio.create_task(hung_up(receive))
-        tasks = {self._handling, hang_up}
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {self._handling, hang_up}, return_when=asyncio.FIRST_COMPLETED
+            )
             if self._handling.done():
                 self._handling.result()
         finally:
             self.answers.connections.remove(self)
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            hang_up.cancel()
+            if not self._handling.done():
+                self._handling.cancel()
+                await asyncio.wait({self._handling})
 
     async def handle(self, body: bytes) -> None:
         try:
@@ -129,17 +131,21 @@ class StreamingConsumer(AsyncHttpConsumer):
             # EventSource comes back no more after this.
             await self.send_response(204, b"", headers=encoders.HEADERS)
             return
-        await self.follow(claims, reading, encoder)
+        with self.answers.reading(reading.answer):
+            await self.follow(claims, reading, encoder)
 
     async def follow(self, claims: Claims, reading: Reading, encoder: Encoder) -> None:
-        """Send an answer from a place to its end, as fast as the client reads."""
+        """
+        Send an answer from a place to its end, as fast as the client reads.
+
+        To be called as one of its readers.
+        """
         self.answers.connections.add(self, claims)
-        with self.answers.reading(reading.answer):
-            await self.send_headers(headers=encoders.HEADERS)
-            self._begun = True
-            write = writer_of(self.scope)
-            end = await read_along(reading, encoder, self.send_frame, write=write)
-            await self.send_body(end or b"")
+        await self.send_headers(headers=encoders.HEADERS)
+        self._begun = True
+        write = writer_of(self.scope)
+        end = await read_along(reading, encoder, self.send_frame, write=write)
+        await self.send_body(end or b"")
 
     def send_frame(self, frame: bytes) -> Coroutine[Any, Any, None]:
         """What `send_body` does, without the calls between."""

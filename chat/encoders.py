@@ -198,6 +198,8 @@ WEBSOCKET = WebSocketFrames()
 
 def parameter(query: str, name: str) -> str:
     """The last `name` in a query string, or ""; raises Invalid where there is much."""
+    if not query:
+        return ""
     try:
         found = parse_qs(query, max_num_fields=MOST_PARAMETERS)
     except ValueError:

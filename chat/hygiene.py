@@ -37,11 +37,13 @@ class Hygiene:
     def flush(self) -> str:
         """What is left at the end: nothing, or U+FFFD for a half left alone."""
         half, self.half = self.half, ""
-        return _joined(half)
+        return _joined(half) if half else ""
 
 
 def cleaned(text: str) -> str:
     """A text that is all there."""
+    if _is_clean(text):
+        return text
     hygiene = Hygiene()
     return hygiene.feed(text) + hygiene.flush()
 

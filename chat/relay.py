@@ -221,7 +221,7 @@ class _Reply:
 
     async def first(self) -> None:
         """Until the first words; raise one of FAILURES if they were cut off."""
-        encodings = self._response.headers.get("content-encoding", "").lower()
+        encodings = self._response.header(b"content-encoding").lower()
         if COMPRESSED.intersection(encodings.replace(" ", "").split(",")):
             raise ProviderProtocol
         self._response.hand_to(self)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -109,7 +109,7 @@ class Guard:
             await self._application(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id.set(uuid.uuid4().hex)
+        request_id.set(os.urandom(16).hex())
         request_path.set(scope["path"])
         headers = dict(scope["headers"])
         client = self._client(scope)
@@ -149,7 +149,7 @@ class Guard:
             )
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id.set(uuid.uuid4().hex)
+        request_id.set(os.urandom(16).hex())
         headers = dict(scope["headers"])
         client = self._client(scope)
         request_address.set(client)
@@ -389,4 +389,6 @@ def plain_address(text: str) -> str:
 
 def printable(path: str) -> str:
     """A path as one log line can carry it."""
+    if len(path) <= 200 and path.isprintable():
+        return path
     return "".join(c if c.isprintable() else "?" for c in path[:200])

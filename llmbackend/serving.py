@@ -23,7 +23,7 @@ from django.urls import get_resolver
 
 from llmbackend import metrics
 from llmbackend.handover import started
-from llmbackend.log import take_what_is_printed
+from llmbackend.log import spare_what_no_line_says, take_what_is_printed
 from llmbackend.protocol import BoundedProtocol, PatientSocket
 
 BACKLOG = 2048
@@ -63,6 +63,7 @@ def load() -> Any:
     from llmbackend.asgi import application
 
     take_what_is_printed()
+    spare_what_no_line_says()
     metrics.instruments()
     get_resolver().url_patterns  # noqa: B018
     # What was imported stays. A full collection that walks it stops every stream for

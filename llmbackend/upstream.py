@@ -70,14 +70,12 @@ class Response(asyncio.Protocol):
         "_transport",
         "_upstream",
         "head",
-        "headers",
         "status",
     )
 
     def __init__(self, upstream: Upstream, transport: asyncio.Transport) -> None:
         loop = asyncio.get_running_loop()
         self.status = 0
-        self.headers = httpx2.Headers()
         self.head: asyncio.Future[None] = loop.create_future()
         self._upstream = upstream
         self._transport = transport
@@ -100,6 +98,16 @@ class Response(asyncio.Protocol):
         self._ended = False
         self._error: Exception | None = None
         self._giving_up: asyncio.TimerHandle | None = None
+
+    @property
+    def headers(self) -> httpx2.Headers:
+        """Made of the fields each time: few ask for more than one."""
+        return httpx2.Headers(self._fields)
+
+    def header(self, name: bytes) -> str:
+        """What the fields of a name, in lower case, say; empty where there is none."""
+        found = [value for field, value in self._fields if field.lower() == name]
+        return b",".join(found).decode("latin-1")
 
     def hand_to(self, taker: Taker) -> None:
         """Give `taker` what has come, then what comes, in the moment it does."""
@@ -176,7 +184,6 @@ class Response(asyncio.Protocol):
             self._fields.clear()
             return
         self.status = status
-        self.headers = httpx2.Headers(self._fields)
         if not self.head.done():
             self.head.set_result(None)
 
@@ -268,7 +275,7 @@ class Upstream:
 
         `connect`: seconds for a new connection. Raises httpx2.TransportError.
         """
-        fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         request = b"POST %b HTTP/1.1\r\nHost: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
             target,
             self._at,

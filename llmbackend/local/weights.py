@@ -69,8 +69,8 @@ def chat_model_name(chat_model_path: str) -> str:
 
 def is_chat_model(model: str, *, chat_model_path: str) -> bool:
     """Whether `model` is an embedded chat model's name, installed or not."""
-    names = SMOLLM2, chat_model_name(chat_model_path)
-    return any(model.casefold() == name.casefold() for name in names)
+    names = SMOLLM2.casefold(), chat_model_name(chat_model_path).casefold()
+    return model.casefold() in names
 
 
 @functools.cache
