@@ -203,10 +203,10 @@ class Guard:
         return [vary]
 
     def _limit_for(self, path: str) -> int:
-        return next(
-            (rule.limit for rule in self._limits if rule.paths.match(path)),
-            self._default_limit,
-        )
+        for rule in self._limits:
+            if rule.paths.match(path):
+                return rule.limit
+        return self._default_limit
 
 
 class Exchange:

@@ -109,15 +109,11 @@ class Written:
         """What `take` makes of the cursor that has carried it out."""
         # What Django puts around a cursor costs more than most statements take.
         seen = database.force_debug_cursor or database.execute_wrappers
-        if self.direct and not seen:
-            return self._directly(database, values, take, end)
-        with database.cursor() as cursor:
-            cursor.execute(self.sql + end, _given(self.parameters, values, database))
-            return take(cursor)
-
-    def _directly(
-        self, database: Any, values: dict[str, Any], take: Callable[[Any], R], end: str
-    ) -> R:
+        if seen or not self.direct:
+            parameters = _given(self.parameters, values, database)
+            with database.cursor() as cursor:
+                cursor.execute(self.sql + end, parameters)
+                return take(cursor)
         if database.needs_rollback:
             database.validate_no_broken_transaction()
         if database.connection is None:
@@ -126,15 +122,15 @@ class Written:
         parameters = _given(self.direct_parameters, values, database)
         execute = database.connection.execute
         try:
-            cursor = execute(sql, parameters)
-            found = take(cursor)
+            made = execute(sql, parameters)
+            found = take(made)
         except sqlite3.Error as exc:
             with database.wrap_database_errors:
                 if not isinstance(exc, sqlite3.OperationalError):
                     raise
-                cursor = database.in_turn(exc, partial(execute, sql, parameters))
-                found = take(cursor)
-        cursor.close()
+                made = database.in_turn(exc, partial(execute, sql, parameters))
+                found = take(made)
+        made.close()
         return found
 
 
@@ -151,13 +147,10 @@ def _given(parameters: Parameters, values: dict[str, Any], database: Any) -> lis
 _own = threading.local()
 
 
-def _database() -> Any:
+def _connected() -> Any:
     """This thread's connection. To find it, Django looks for an event loop first."""
-    try:
-        return _own.database
-    except AttributeError:
-        _own.database = connections["default"]
-        return _own.database
+    _own.database = connections["default"]
+    return _own.database
 
 
 class _Statement:
@@ -170,28 +163,28 @@ class _Statement:
     def _write(self, database: Any) -> tuple[str, Row, Results]:
         raise NotImplementedError
 
-    def _for(self, database: Any) -> Written:
-        written = self._written.get(database.vendor)
-        if written is None:
-            sql, fixed_and_given, results = self._write(database)
-            parameters = tuple(_parameter(each, database) for each in fixed_and_given)
-            direct, rest = "", parameters
-            if database.vendor == "sqlite":
-                direct, rest = _spelt_out(sql, parameters)
-            written = self._written[database.vendor] = Written(
-                sql=sql,
-                parameters=parameters,
-                direct=direct,
-                direct_parameters=rest,
-                results=results,
-            )
+    def _put_together(self, database: Any) -> Written:
+        sql, fixed_and_given, results = self._write(database)
+        parameters = tuple(_parameter(each, database) for each in fixed_and_given)
+        direct, rest = "", parameters
+        if database.vendor == "sqlite":
+            direct, rest = _spelt_out(sql, parameters)
+        written = self._written[database.vendor] = Written(
+            sql=sql,
+            parameters=parameters,
+            direct=direct,
+            direct_parameters=rest,
+            results=results,
+        )
         return written
 
     def _run(
         self, values: dict[str, Any], take: Callable[[Any], R], *, end: str = ""
-    ) -> R:
-        database = _database()
-        return self._for(database).run(database, values, take, end)
+    ) -> tuple[R, Written, Any]:
+        """What `take` makes of the cursor; with what, and where it was carried out."""
+        database = getattr(_own, "database", None) or _connected()
+        written = self._written.get(database.vendor) or self._put_together(database)
+        return written.run(database, values, take, end), written, database
 
 
 def _parameter(stands_there: Any, database: Any) -> tuple[str, type | None, Any]:
@@ -254,9 +247,7 @@ class Select(_Statement):
     def rows(self, *, limit: int | None = None, **values: Any) -> list[Row]:
         """All rows, or the first `limit` of them."""
         end = "" if limit is None else f" LIMIT {limit:d}"
-        database = _database()
-        written = self._for(database)
-        found = written.run(database, values, _all, end)
+        found, written, database = self._run(values, _all, end=end)
         if not written.results:
             return found
         return [_converted(row, written.results, database) for row in found]
@@ -334,7 +325,7 @@ class Update(_Statement):
 
     def run(self, **values: Any) -> int:
         """How many rows there were."""
-        return self._run(values, _count)
+        return self._run(values, _count)[0]
 
 
 def _count(cursor: Any) -> int:
@@ -372,7 +363,7 @@ class Insert(_Statement):
 
     def make(self, **values: Any) -> Any:
         """Store a row without making an object of it; the key the database gives."""
-        return self._run(values, _key)
+        return self._run(values, _key)[0]
 
     def run(self, row: Model) -> None:
         """Store `row`, which brings its key."""
