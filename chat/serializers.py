@@ -11,17 +11,17 @@ from accounts.idempotency import once
 from chat.asks import Ask
 from chat.hygiene import cleaned
 from conversations.asked import Asked, Continue, Edit, Question, Regenerate
-from llmbackend.errors import Invalid
+from llmbackend.errors import Invalid, NotFound
 
 LARGEST_MESSAGE_ID = 2**31 - 1
 
 
 def conversation_id_of(text: str) -> int:
-    """The conversation a path names; raises Invalid."""
+    """The conversation a path names; raises Invalid, and NotFound for none's."""
     if not (text.isascii() and text.isdigit()):
         raise Invalid("The conversation id must be an integer.")
     if len(text) > 19:
-        raise Invalid("The conversation id is too long.")
+        raise NotFound
     return int(text)
 
 
@@ -104,14 +104,16 @@ def rag_conversation_id_of(fields: Mapping[str, Any]) -> int:
 
 
 def message_id_of(fields: Mapping[str, Any]) -> int | None:
-    """The message that is named, if one is; raises Invalid."""
+    """The message that is named, if one is; raises Invalid, and NotFound likewise."""
     message_id = fields.get("message_id")
     if message_id is None:
         return None
     if not isinstance(message_id, int) or isinstance(message_id, bool):
         raise Invalid("message_id: an integer is required.")
-    if not 1 <= message_id <= LARGEST_MESSAGE_ID:
+    if message_id < 1:
         raise Invalid("message_id: must be the id of a message.")
+    if message_id > LARGEST_MESSAGE_ID:
+        raise NotFound
     return message_id
 
 

@@ -74,7 +74,7 @@ class ChangesSerializer(SettingsSerializer):
 
 
 class BranchSerializer(serializers.Serializer[Any]):
-    message_id = serializers.IntegerField(min_value=1, max_value=2**31 - 1)
+    message_id = serializers.IntegerField(min_value=1)
 
 
 class PageSerializer(serializers.Serializer[Any]):
@@ -119,9 +119,7 @@ class ExportSerializer(serializers.Serializer[Any]):
 
 
 class HistorySerializer(PageSerializer):
-    before_message_id = serializers.IntegerField(
-        required=False, min_value=1, max_value=2**31 - 1
-    )
+    before_message_id = serializers.IntegerField(required=False, min_value=1)
 
 
 class PeriodSerializer(serializers.Serializer[Any]):
@@ -141,6 +139,6 @@ class PeriodSerializer(serializers.Serializer[Any]):
             raise serializers.ValidationError("since: must not be after until.")
         if (until - since).days >= LONGEST_PERIOD:
             raise serializers.ValidationError(
-                f"since: must be at most {LONGEST_PERIOD} days before until."
+                f"since: must be less than {LONGEST_PERIOD} days before until."
             )
         return {"since": since, "until": until}

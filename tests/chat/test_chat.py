@@ -208,7 +208,7 @@ class TestWhatIsRefused:
         assert response.json()["code"] == "invalid"
         assert as_alice.history(conversation) == []
 
-    @pytest.mark.parametrize("name", ["abc", "1.5", "-1", "9" * 30, "1e3", "%20"])
+    @pytest.mark.parametrize("name", ["abc", "1.5", "-1", "1e3", "%20"])
     def test_an_id_that_is_no_integer_is_a_400(
         self, as_alice: Client, name: str
     ) -> None:
@@ -216,7 +216,7 @@ class TestWhatIsRefused:
 
         assert response.status_code == 400
 
-    @pytest.mark.parametrize("number", [1, 2**53, 2**63, 9223372036854775807])
+    @pytest.mark.parametrize("number", [1, 2**53, 2**63, 10**30])
     def test_an_unknown_conversation_is_a_404(
         self, as_alice: Client, number: int
     ) -> None:

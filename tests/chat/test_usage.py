@@ -407,7 +407,7 @@ class TestPeriods:
         ("until", "wrong"),
         [
             ("2024-12-31", "since: must not be after until."),
-            ("2026-01-02", "since: must be at most 366 days before until."),
+            ("2026-01-02", "since: must be less than 366 days before until."),
         ],
     )
     def test_which_period_is_none_is_said(

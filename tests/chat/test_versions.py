@@ -525,3 +525,39 @@ def test_an_answer_nobody_reads_is_ended_where_tokens_are_counted(
     assert provider.wait_until(lambda: provider.requests[0].client_left_at is not None)
     until_idle(served)
     assert as_alice.history(conversation)[-1]["status"] == "stopped"
+
+
+@pytest.mark.parametrize("number", [2**31 - 1, 2**31, 2**63, 10**30])
+def test_a_number_no_message_has_is_a_404(
+    as_alice: Client, conversation: int, number: int
+) -> None:
+    as_alice.ask(conversation, "Hi")
+    branch = f"/api/conversations/{conversation}/branch"
+    history = f"/api/conversations/history/{conversation}"
+    body = {"message_id": number}
+
+    refused = [
+        do(as_alice, conversation, "regenerate", **body),
+        do(as_alice, conversation, "continue", **body),
+        do(as_alice, conversation, "edit", message="Ho", **body),
+        as_alice.post(f"/api/chat/{conversation}/stop", json=body),
+        as_alice.post(branch, json=body),
+        as_alice.get(history, params={"before_message_id": number}),
+    ]
+
+    assert [answer.status_code for answer in refused] == [404] * len(refused)
+
+
+@pytest.mark.parametrize("number", [2**53, 10**18, 10**19, 10**30])
+def test_a_number_no_conversation_has_is_a_404(as_alice: Client, number: int) -> None:
+    base = make_base(as_alice)
+    body = {"message": "Hi", "kb_id": base, "conversation_id": number}
+    refused = [
+        as_alice.post(f"/api/chat/{number}", json={"message": "Hi"}),
+        as_alice.post(f"/api/chat/{number}/stop"),
+        as_alice.get(f"/api/chat/{number}/stream"),
+        as_alice.get(f"/api/conversations/history/{number}"),
+        as_alice.post("/api/rag/chat", json=body),
+    ]
+
+    assert [answer.status_code for answer in refused] == [404] * len(refused)
