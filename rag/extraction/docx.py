@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from llmbackend.errors import EmptyDocument, NoText, UnsupportedType
 from rag.extracted import Extracted, Heading
+from rag.extraction.formulas import FORMULA_NAMES, Formulas
 from rag.extraction.package import (
     NOT_WORD,
     Package,
@@ -23,10 +24,6 @@ from rag.extraction.xml import SEPARATOR, Attributes
 from rag.outline import titled
 
 _CELL = " | "
-_MATH = (
-    "http://schemas.openxmlformats.org/officeDocument/2006/math",
-    "http://purl.oclc.org/ooxml/officeDocument/math",
-)
 _COMPATIBILITY = "http://schemas.openxmlformats.org/markup-compatibility/2006"
 _PICTURES = ("word/media/", "word/embeddings/")
 
@@ -61,8 +58,7 @@ class _Paragraph:
     """
     A paragraph, or a table's row, as it is read.
 
-    `fields` are those begun in it, whether each is at its instruction; `operands` are
-    places in `parts` before those of a formula.
+    `fields` are those begun in it, whether each is at its instruction.
     """
 
     parts: list[str] = field(default_factory=list)
@@ -75,7 +71,7 @@ class _Paragraph:
     is_deleted: bool = False
     note: str = ""
     fields: list[bool] = field(default_factory=list)
-    operands: list[int] = field(default_factory=list)
+    formulas: Formulas = field(default_factory=Formulas)
 
     def text(self) -> str:
         return normal("".join(self.parts)).strip()
@@ -159,8 +155,10 @@ class _Reader:
             self._in_text = True
         elif kind in _SIGNS:
             self._write(_SIGNS[kind])
-        elif kind in _READ_AT_ONCE and self._open:
+        elif kind in _PROPERTIES and self._open:
             self._property(kind, attributes)
+        elif kind in _FORMULAS and self._open:
+            self._open[-1].formulas.start(kind, attributes, self._open[-1].parts)
         elif kind:
             self._structure(kind, attributes)
 
@@ -196,9 +194,6 @@ class _Reader:
                 self._write(symbol(value(attributes, "font"), code))
             case "fldChar":
                 _field(paragraph.fields, value(attributes, "fldCharType"))
-            case "num" | "den" | "sup" | "sub":
-                paragraph.operands.append(len(paragraph.parts))
-                paragraph.parts.append("")
 
     def _text(self, text: str) -> None:
         if self._in_text and not self._skipped:
@@ -220,8 +215,8 @@ class _Reader:
                 self._paragraph(self._open.pop())
             case "tr" if self._rows:
                 self._row(self._rows.pop())
-            case "num" | "den" | "sup" | "sub" as kind if self._open:
-                _operand(self._open[-1], _OPERATORS[kind])
+            case kind if kind in _FORMULAS and self._open:
+                self._open[-1].formulas.end(kind, self._open[-1].parts)
 
     def _paragraph(self, paragraph: _Paragraph) -> None:
         style = paragraph.style
@@ -274,19 +269,6 @@ def _field(fields: list[bool], kind: str) -> None:
         fields.pop()
 
 
-def _operand(paragraph: _Paragraph, operator: str) -> None:
-    """Put an operator before what was read of a formula, and brackets if need be."""
-    if not paragraph.operands:
-        return
-    place = paragraph.operands.pop()
-    parts = len(paragraph.parts) - place - 1
-    if parts == 1 and paragraph.parts[-1].isalnum():
-        paragraph.parts[place] = operator
-    elif parts:
-        paragraph.parts[place] = f"{operator}("
-        paragraph.parts.append(")")
-
-
 _ROOTS = {"document", "footnotes", "endnotes", "hdr", "ftr"}
 _SIGNS = {"tab": "\t", "ptab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
 _DELETED = {"del", "moveFrom"}
@@ -302,15 +284,10 @@ _PROPERTIES = {
     "sym",
     "fldChar",
 }
-_OPERATORS = {"num": "", "den": "/", "sup": "^", "sub": "_"}
-_READ_AT_ONCE = {*_PROPERTIES, *_OPERATORS}
-_OF_FORMULAS = {"t", *_OPERATORS}
+_FORMULAS = set(FORMULA_NAMES.values()) - {"t"}
 _NAMES = local_names(
     "t", "p", "tr", "tc", "footnote", "endnote",
     *_ROOTS, *_SIGNS, *_SKIPPED, *_PROPERTIES,
-) | {
-    **{
-        f"{space}{SEPARATOR}{name}": name for space in _MATH for name in _OF_FORMULAS
-    },
+) | FORMULA_NAMES | {
     f"{_COMPATIBILITY}{SEPARATOR}Fallback": "Fallback",
 }  # fmt: skip

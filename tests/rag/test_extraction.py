@@ -435,24 +435,6 @@ class TestDocx:
 
         assert text_of(raw_docx(body(content))) == f"({read})"
 
-    def test_fractions_and_powers_of_formulas(self) -> None:
-        def of(name: str, *inner: str) -> str:
-            return f"<m:{name}>{''.join(inner)}</m:{name}>"
-
-        def terms(*texts: str) -> str:
-            return "".join(of("r", of("t", text)) for text in texts)
-
-        half = of("f", of("fPr"), of("num", terms("1")), of("den", terms("2")))
-        power = of("sSup", of("e", terms("x")), of("sup", terms("2")))
-        index = of("sSub", of("e", terms("a")), of("sub", terms("i", "+", "1")))
-        sums = of("f", of("num", power, terms("+y")), of("den", index, of("sup")))
-        content = (
-            '<w:p><m:oMath xmlns:m="http://schemas.openxmlformats.org/officeDocument/'
-            f'2006/math">{half}{terms("=")}{sums}</m:oMath></w:p>'
-        )
-
-        assert text_of(raw_docx(body(content))) == "1/2=(x^2+y)/(a_(i+1))"
-
     def test_a_header_is_set_apart_where_it_says_so(self) -> None:
         content = (
             "<w:p><w:r><w:t>租赁合同</w:t></w:r>"
