@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -25,6 +27,8 @@ from llmbackend import metrics
 from llmbackend.handover import started
 from llmbackend.log import spare_what_no_line_says, take_what_is_printed
 from llmbackend.protocol import BoundedProtocol, PatientSocket
+
+logger = logging.getLogger(__name__)
 
 BACKLOG = 2048
 UNACKNOWLEDGED_SECONDS = 30
@@ -58,10 +62,21 @@ def is_listening(sock: socket.socket) -> bool:
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
+def open_as_many_files_as_may_be() -> None:
+    """Each stream has two sockets, and most systems begin with 1,024 files."""
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (OSError, ValueError) as exc:
+        # Some name a limit that they do not grant.
+        logger.warning("No more than %s files can be open at once (%s)", allowed, exc)
+
+
 def load() -> Any:
     """The application, with all imported that a first request would wait for."""
     from llmbackend.asgi import application
 
+    open_as_many_files_as_may_be()
     take_what_is_printed()
     spare_what_no_line_says()
     metrics.instruments()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import resource
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from tests import fake_provider, redis_server
 from tests.fake_provider import FakeProvider
 from tests.patience import PATIENCE
 from tests.ports import free_port
-from tests.served import ServeProcess, fake_section, serving
+from tests.served import ROOT, ServeProcess, fake_section, serving
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +176,25 @@ def hidden_token(page: str) -> str:
     found = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)
     assert found
     return found[1]
+
+
+def test_it_opens_as_many_files_as_the_system_allows(tmp_path: Path) -> None:
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    limited = ServeProcess(tmp_path, config={})
+    limited.program = (
+        "-c",
+        "import os, resource, sys\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, (256, {most}))\n"
+        f"os.execv(sys.executable, [sys.executable, {str(ROOT / 'manage.py')!r},"
+        " *sys.argv[1:]])",
+    )
+    try:
+        limited.start()
+        limited.wait_until_ready()
+        process = psutil.Process(limited.process.pid)
+        assert process.rlimit(psutil.RLIMIT_NOFILE) == (most, most)
+    finally:
+        limited.kill()
 
 
 def test_a_taken_port_is_one_clear_line(server: ServeProcess, tmp_path: Path) -> None:
