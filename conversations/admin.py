@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +17,7 @@ from accounts.content_admin import ContentAdmin
 from accounts.models import User
 from conversations import lifecycle
 from conversations.models import Conversation, Message
-from llmbackend.errors import error_of
+from llmbackend.errors import NotFound, error_of
 from llmbackend.readonly_admin import counted
 
 UNFINISHED = (
@@ -66,7 +67,9 @@ class ConversationAdmin(ContentAdmin):
         self, request: HttpRequest, queryset: QuerySet[Conversation]
     ) -> None:
         for conversation in queryset:
-            self.delete_model(request, conversation)
+            # Somebody else may just have deleted it.
+            with suppress(NotFound):
+                self.delete_model(request, conversation)
 
     def has_clear_keys_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("conversations.change_conversation")

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.contrib.admin.actions import delete_selected
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.core.exceptions import BadRequest, ValidationError
 from django.db.models import Count, Model, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 
 from llmbackend.paging import KeyPaginator
 
 NAMED = 50
+# More than one form brings: see DATA_UPLOAD_MAX_NUMBER_FIELDS in the settings.
+MOST_DELETED = 5000
 # How Django's filters of choices and of truth values look a field up.
 OFFERED = frozenset(("", "exact", "isnull"))
 
@@ -51,6 +56,24 @@ class CountedDeletion(admin.ModelAdmin):  # type: ignore[type-arg]
         rows = self.get_queryset(request).select_related(*related)
         return KeyPaginator(queryset, per_page, rows=rows)
 
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        key: Any = self.opts.pk
+        try:
+            for chosen in request.POST.getlist(ACTION_CHECKBOX_NAME):
+                key.clean(chosen, None)
+        except ValidationError as exc:
+            raise BadRequest("A row was chosen that cannot be one.") from exc
+        return super().changelist_view(request, extra_context)
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        actions: dict[str, Any] = super().get_actions(request)
+        if "delete_selected" in actions:
+            _function, name, description = actions["delete_selected"]
+            actions["delete_selected"] = (delete_bounded, name, description)
+        return actions
+
     def log_deletions(self, request: HttpRequest, queryset: Any) -> list[Any]:
         """The audit log notes them; Django's own would keep what bore a name."""
         return []
@@ -74,6 +97,17 @@ class CountedDeletion(admin.ModelAdmin):  # type: ignore[type-arg]
         lacking = not self.has_delete_permission(request)
         needed = {str(self.opts.verbose_name)} if lacking else set()
         return named, counts, needed, []
+
+
+def delete_bounded(
+    page: CountedDeletion, request: HttpRequest, queryset: QuerySet[Any]
+) -> HttpResponse | None:
+    """Django's own action, whose form names each row; of no more than fit into one."""
+    if queryset.count() > MOST_DELETED:
+        refusal = _("At most %(most)d can be deleted at once; choose fewer.")
+        page.message_user(request, refusal % {"most": MOST_DELETED}, messages.ERROR)
+        return None
+    return delete_selected(page, request, queryset)
 
 
 class ReadOnlyAdmin(CountedDeletion):

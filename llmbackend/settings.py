@@ -105,6 +105,8 @@ if CONFIG.redis.address:
         }
     }
 
+# The admin asks before a deletion with a form that has a field for each row.
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 5_100
 FILE_UPLOAD_HANDLERS = [
     "django.core.files.uploadhandler.MemoryFileUploadHandler",
     "llmbackend.uploads.NamelessFileUploadHandler",
