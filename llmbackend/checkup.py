@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
+import ssl
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -174,8 +176,25 @@ async def _asked(provider: Provider, clients: Clients) -> Finding:
                 _("reached; it answers HTTP %(status)d") % {"status": status},
             )
         return Finding(
-            "error",
-            subject,
-            _("it cannot be reached (%(why)s)") % {"why": type(exc).__name__},
+            "error", subject, _("it cannot be reached: %(why)s") % {"why": _why(exc)}
         )
     return Finding("ok", subject, _("reached, and the API key is accepted"))
+
+
+def _why(error: BaseException) -> str:
+    """What kept a connection from being made; the SDK calls all of it a time-out."""
+    cause = error
+    while (below := cause.__cause__ or cause.__context__) is not None:
+        cause = below
+    match cause:
+        case ssl.SSLCertVerificationError():
+            return _("its certificate is not trusted")
+        case ssl.SSLError():
+            return _("no TLS is spoken there")
+        case socket.gaierror():
+            return _("its name is not known")
+        case ConnectionRefusedError():
+            return _("nothing listens there")
+        case OSError(errno=int(number)):
+            return os.strerror(number)
+    return type(cause).__name__

@@ -11,7 +11,7 @@ from llmbackend.handover import read_or_taken
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 CONFIG, KEYS = read_or_taken(
-    Path(os.environ.get("LLMBACKEND_CONFIG", BASE_DIR / "config.yaml"))
+    Path(os.environ.get("LLMBACKEND_CONFIG") or BASE_DIR / "config.yaml")
 )
 
 SECRET_KEY = KEYS.django

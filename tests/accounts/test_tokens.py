@@ -276,10 +276,13 @@ def test_a_new_password_ends_the_tokens_of_the_old_one(as_alice, alice):
     assert_refused(as_alice.get(PATH))
 
 
-def test_the_changepassword_command_ends_the_tokens_too(as_alice, alice, monkeypatch):
+@pytest.mark.parametrize("name", ["alice", "ALICE"])
+def test_the_changepassword_command_ends_the_tokens_too(
+    as_alice, alice, monkeypatch, name
+):
     monkeypatch.setattr("getpass.getpass", lambda prompt: "another fine password")
 
-    call_command("changepassword", "alice", stdout=StringIO())
+    call_command("changepassword", name, stdout=StringIO())
 
     assert_refused(as_alice.get(PATH))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import json
 import os
 import sqlite3
+import ssl
 import stat
 import subprocess
 import sys
@@ -19,7 +21,8 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 
-from tests import fake_provider
+from tests import fake_provider, loops
+from tests.certificates import self_signed
 from tests.fake_provider import FakeProvider, Script, refusal
 from tests.patience import PATIENCE
 from tests.ports import free_port
@@ -30,6 +33,13 @@ from tests.served import ON_SQLITE, ROOT, ServeProcess, fake_section, serving
 def provider() -> Iterator[FakeProvider]:
     with fake_provider.running() as fake:
         yield fake
+
+
+class NoTLS(asyncio.Protocol):
+    """Answers what is no request of HTTP as most servers do."""
+
+    def connection_made(self, transport: Any) -> None:
+        transport.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
 class TestDoctor:
@@ -79,9 +89,47 @@ class TestDoctor:
         done = server.run("doctor")
 
         assert done.returncode == 1
-        assert "provider fake: it cannot be reached" in done.stdout
+        assert "provider fake: it cannot be reached: nothing listens" in done.stdout
         assert "redis: 127.0.0.1:9 cannot be reached" in done.stdout
         assert "run manage.py migrate" in done.stdout
+
+    def test_what_is_amiss_with_tls_is_told(self, tmp_path: Path) -> None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self_signed(tmp_path))
+        with (
+            loops.running("plain") as loop,
+            fake_provider.running(tls=context) as untrusted,
+        ):
+            listening = loop.asyncio.create_server(NoTLS, "127.0.0.1", 0)
+            plain = f"https://{loop.listen(listening)}/v1"
+            providers = [
+                {**fake_section(plain)[0], "name": "plain"},
+                {**fake_section(untrusted.base_url)[0], "name": "untrusted"},
+            ]
+            server = ServeProcess(
+                tmp_path, config={**ON_SQLITE, "providers": providers}
+            )
+
+            done = server.run("doctor")
+
+        assert "provider plain: it cannot be reached: no TLS is spoken" in done.stdout
+        assert (
+            "provider untrusted: it cannot be reached: its certificate is not trusted"
+            in done.stdout
+        )
+
+
+def test_an_empty_variable_names_no_configuration() -> None:
+    done = subprocess.run(
+        [sys.executable, "manage.py", "check"],
+        cwd=ROOT,
+        env={**os.environ, "LLMBACKEND_CONFIG": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
 
 
 class TestRotation:
