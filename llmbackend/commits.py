@@ -11,7 +11,6 @@ from typing import Any, TypeVar, overload
 
 from django.db import OperationalError, connection, transaction
 
-from llmbackend.errors import ServerRestarting
 from llmbackend.threads import DatabaseThreads
 
 T = TypeVar("T")
@@ -96,7 +95,7 @@ class Commits:
         ended = partial(self._ended, batch)
         try:
             self._threads.submit(partial(carry_out, batch), ended)
-        except ServerRestarting as exc:
+        except Exception as exc:  # noqa: BLE001  It is raised where it was asked for.
             ended(None, exc)
 
     def _ended(

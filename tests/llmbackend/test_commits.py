@@ -202,3 +202,30 @@ async def test_no_transaction_is_of_more_than_its_share() -> None:
 
     assert sum(sizes) == MOST_AT_ONCE + 9
     assert max(sizes) == MOST_AT_ONCE
+
+
+@together
+async def test_where_no_thread_begins_all_are_told_and_the_next_are_carried_out() -> (
+    None
+):
+    class Exhausted(DatabaseThreads):
+        fails = 2
+
+        def submit(self, function: Any, done: Any) -> None:
+            if self.fails:
+                self.fails -= 1
+                raise RuntimeError("can't start new thread")
+            super().submit(function, done)
+
+    threads = Exhausted(name="tested", size=2, at_once=1, idle=2)
+    tested = Commits(threads)
+
+    first = await asyncio.gather(
+        *(tested.run(partial(add, f"u{number}")) for number in range(MOST_AT_ONCE + 3)),
+        return_exceptions=True,
+    )
+    await tested.run(partial(add, "ann"))
+
+    assert [type(error) for error in first] == [RuntimeError] * (MOST_AT_ONCE + 3)
+    assert await tested.run(names) == {"ann"}
+    threads.close()
