@@ -1,5 +1,5 @@
 """
-Formulas of Office, written on one line: f(x)=∑_(i=1)^n √(x_i)/2.
+Formulas of Office, written on one line: f(x)=∑_(i=1)^n √(x_i+1)/2.
 
 The elements are those of ECMA-376 part 1, 22.1.
 """
@@ -23,10 +23,11 @@ _AROUND = {
     "mr": ("", " ", ""),
     "eqArr": ("", " ", ""),
     "func": ("", " ", ""),
+    "nary": (" ", " ", ""),
 }
 _MEMBERS = {"e", "mr", "fName"}
 _SIGNS = {"nary": "∫", "rad": "√"}
-_WITHIN = {"deg", "dPr", "naryPr", *_OPERATORS, *_AROUND, *_MEMBERS, *_SIGNS}
+_WITHIN = {"f", "deg", "dPr", "naryPr", *_OPERATORS, *_AROUND, *_MEMBERS, *_SIGNS}
 _CHARACTERS = {"chr", "begChr", "sepChr", "endChr"}
 # As the parser gives them -> with "m:" for the namespace.
 FORMULA_NAMES = {
@@ -64,6 +65,8 @@ class Formulas:
             self._member(self._open[-1], parts)
         if kind in _SIGNS:
             parts.append(_SIGNS[kind])
+        elif kind == "f" and parts and parts[-1].isascii() and parts[-1][-1:].isalnum():
+            parts.append(" ")  # 2½ is no 21/2.
         is_root = kind == "e" and bool(self._open) and self._open[-1].kind == "rad"
         opened = _Open("root" if is_root else kind, len(parts), *_AROUND.get(kind, ()))
         self._open.append(opened)

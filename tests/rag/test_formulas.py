@@ -45,6 +45,8 @@ INDEXED = of("sSub", of("e", run("a")), of("sub", run("i", "+", "1")))
             f"{run('=')}{of('f', of('num', SQUARE, run('+y')), of('den', INDEXED))}",
             "1/2=(x^2+y)/(a_(i+1))",
         ),
+        (run("2") + of("f", of("num", run("1")), of("den", run("2"))), "2 1/2"),
+        (SQUARE + of("f", of("num", run("1")), of("den", run("n"))), "x^2 1/n"),
         (of("sSup", of("e", run("x")), of("sup")), "x"),
         (run("f") + of("d", of("dPr"), of("e", run("x"))), "f(x)"),
         (run("f") + of("d", of("e", run("x")), of("e", run("y"))), "f(x|y)"),
@@ -61,9 +63,9 @@ INDEXED = of("sSub", of("e", run("a")), of("sub", run("i", "+", "1")))
         (
             of("nary", of("naryPr", sign("chr", "∑")), of("sub", run("i"), run("=1")),
                of("sup", run("n")), of("e", run("x"))),
-            "∑_(i=1)^nx",
+            "∑_(i=1)^n x",
         ),
-        (of("nary", of("naryPr"), of("sub"), of("sup"), of("e", run("f"))), "∫f"),
+        (of("nary", of("naryPr"), of("sub"), of("sup"), of("e", run("f"))), "∫ f"),
         (of("rad", of("radPr"), of("deg"), of("e", run("2"))), "√2"),
         (
             of("rad", of("deg", run("3")), of("e", run("x"), run("+1"))),
