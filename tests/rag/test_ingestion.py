@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,12 @@ def until(condition: Callable[[], Any], seconds: float = SOON) -> None:
 
 def unnamed_files() -> int:
     """How many files without a name this process holds: bodies on their way in."""
-    links = Path("/proc/self/fd").iterdir()
-    return sum(str(link.resolve()).endswith(" (deleted)") for link in links)
+    found = 0
+    for link in Path("/proc/self/fd").iterdir():
+        # It may be closed while it is looked at.
+        with suppress(FileNotFoundError):
+            found += str(link.readlink()).endswith(" (deleted)")
+    return found
 
 
 @contextmanager
