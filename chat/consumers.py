@@ -43,27 +43,30 @@ class StreamingConsumer(AsyncHttpConsumer):
         super().__init__()
         self.answers = answers
         self._cut: LLMBackendError | None = None
-        self._begun = False
+        self._begun = self._is_left = False
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.scope, self.base_send = scope, send
         body = await read_body(receive)
         if body is None:
             return
-        self._handling = asyncio.create_task(self.handle(body))
+        self._handling: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
         hang_up = asyncio.create_task(hung_up(receive))
+        hang_up.add_done_callback(self._leave)
         try:
-            await asyncio.wait(
-                {self._handling, hang_up}, return_when=asyncio.FIRST_COMPLETED
-            )
-            if self._handling.done():
-                self._handling.result()
+            await self.handle(body)
+        except asyncio.CancelledError:
+            if not self._is_left:
+                raise
+            self._handling.uncancel()
         finally:
-            self.answers.connections.remove(self)
+            hang_up.remove_done_callback(self._leave)
             hang_up.cancel()
-            if not self._handling.done():
-                self._handling.cancel()
-                await asyncio.wait({self._handling})
+            self.answers.connections.remove(self)
+
+    def _leave(self, hang_up: asyncio.Task[None]) -> None:
+        self._is_left = True
+        self._handling.cancel()
 
     async def handle(self, body: bytes) -> None:
         try:
@@ -75,6 +78,7 @@ class StreamingConsumer(AsyncHttpConsumer):
         except asyncio.CancelledError:
             if self._cut is None:
                 raise
+            self._handling.uncancel()
             await self.refuse(self._cut)
 
     def cut(self, error: LLMBackendError) -> None:
