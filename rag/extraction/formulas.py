@@ -109,8 +109,7 @@ class Formulas:
 
 def _operand(parts: list[str], place: int, operator: str) -> None:
     """Put an operator before what was read since `place`, and brackets if need be."""
-    read = parts[place + 1 :]
-    if len(read) == 1 and read[0].isalnum():
+    if len(parts) == place + 2 and parts[-1].isalnum():
         parts[place] = operator
     else:
         _enclose(parts, place, f"{operator}(", ")")
