@@ -184,9 +184,14 @@ async def _asked(provider: Provider, clients: Clients) -> Finding:
 def _why(error: BaseException) -> str:
     """What kept a connection from being made; the SDK calls all of it a time-out."""
     cause = error
-    while (below := cause.__cause__ or cause.__context__) is not None:
+    # Below a time-out is what it cancelled.
+    while not isinstance(cause, TimeoutError) and (
+        below := cause.__cause__ or cause.__context__
+    ):
         cause = below
     match cause:
+        case TimeoutError():
+            return _("no connection was made in time")
         case ssl.SSLCertVerificationError():
             return _("its certificate is not trusted")
         case ssl.SSLError():

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import socket
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +36,7 @@ from llmbackend.providers import Clients
 from tests import fake_provider
 from tests.fake_provider import ENDLESSLY, Script, refusal, whole
 from tests.patience import PATIENCE, SOON
+from tests.ports import black_hole
 
 KEY = "made-up-key-0123456789"
 ASKED = ModelRequest(model="gpt-fake", messages=[{"role": "user", "content": "Hi"}])
@@ -555,23 +554,10 @@ async def test_what_speaks_another_protocol_is_a_failed_provider(scheme):
         await clients.aclose()
 
 
-@contextlib.contextmanager
-def black_hole():
-    """A port whose connections are never made: its queue is full."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(3):
-            caller = stack.enter_context(socket.socket())
-            caller.setblocking(False)
-            caller.connect_ex(listener.getsockname())
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-
-
 async def test_a_provider_that_cannot_be_connected_to_in_time():
     clients = Clients()
-    with black_hole() as url:
+    with black_hole() as address:
+        url = f"http://{address}/v1"
         client = clients.client_for(Provider(name="p", base_url=url))
         started = time.monotonic()
 

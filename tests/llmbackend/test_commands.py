@@ -25,7 +25,7 @@ from tests import fake_provider, loops
 from tests.certificates import self_signed
 from tests.fake_provider import FakeProvider, Script, refusal
 from tests.patience import PATIENCE
-from tests.ports import free_port
+from tests.ports import black_hole, free_port
 from tests.served import ON_SQLITE, ROOT, ServeProcess, fake_section, serving
 
 
@@ -93,18 +93,20 @@ class TestDoctor:
         assert "redis: 127.0.0.1:9 cannot be reached" in done.stdout
         assert "run manage.py migrate" in done.stdout
 
-    def test_what_is_amiss_with_tls_is_told(self, tmp_path: Path) -> None:
+    def test_why_it_cannot_be_reached_is_told(self, tmp_path: Path) -> None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(self_signed(tmp_path))
         with (
             loops.running("plain") as loop,
             fake_provider.running(tls=context) as untrusted,
+            black_hole() as silent,
         ):
             listening = loop.asyncio.create_server(NoTLS, "127.0.0.1", 0)
             plain = f"https://{loop.listen(listening)}/v1"
             providers = [
                 {**fake_section(plain)[0], "name": "plain"},
                 {**fake_section(untrusted.base_url)[0], "name": "untrusted"},
+                {**fake_section(f"http://{silent}/v1")[0], "name": "silent"},
             ]
             server = ServeProcess(
                 tmp_path, config={**ON_SQLITE, "providers": providers}
@@ -112,11 +114,13 @@ class TestDoctor:
 
             done = server.run("doctor")
 
-        assert "provider plain: it cannot be reached: no TLS is spoken" in done.stdout
-        assert (
-            "provider untrusted: it cannot be reached: its certificate is not trusted"
-            in done.stdout
-        )
+        reasons = {
+            "plain": "no TLS is spoken there",
+            "untrusted": "its certificate is not trusted",
+            "silent": "no connection was made in time",
+        }
+        for name, why in reasons.items():
+            assert f"provider {name}: it cannot be reached: {why}" in done.stdout
 
 
 def test_an_empty_variable_names_no_configuration() -> None:
