@@ -157,7 +157,9 @@ class Response(asyncio.Protocol):
         if self._is_whole:
             self._end(None)
         elif self._taker is not None:
-            self._directly = self._taker.take if self._is_between_chunks else None
+            # The parser does not say that it is in the middle of the next one's size.
+            at_once = self._is_between_chunks and data.endswith(b"\r\n")
+            self._directly = self._taker.take if at_once else None
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is None and self.status and self._ends_by_closing():

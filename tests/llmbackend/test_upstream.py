@@ -13,6 +13,7 @@ import struct
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx2
 import pytest
@@ -483,6 +484,21 @@ async def test_a_body_is_the_same_however_it_is_cut(
 
     assert (b"".join(body.parts), body.error) == (b"".join(chunks), None)
     assert len(host.connections) == 1
+
+
+async def test_a_size_that_is_cut_is_no_chunk_of_what_follows():
+    """The second read looks like a chunk of four bytes, and is of one of twenty."""
+    reads = [b"5\r\nhello\r\n1", b"4\r\nabcd\r\n", b"e" * 14 + b"\r\n0\r\n\r\n"]
+    response, body = Response(Mock(), Mock()), Body()
+    response.data_received(OK + CHUNKED)
+    response.hand_to(body)
+
+    for each in reads:
+        response.data_received(each)
+
+    assert b"".join(body.parts) == b"helloabcd\r\n" + b"e" * 14
+    assert body.over.is_set()
+    assert body.error is None
 
 
 @pytest.mark.parametrize("size", [b"%x", b"%X", b"0%x", b"%x;a=b", b"%x "])
