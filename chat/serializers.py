@@ -17,7 +17,7 @@ LARGEST_MESSAGE_ID = 2**31 - 1
 
 
 def conversation_id_of(text: str) -> int:
-    """The conversation a path names; raises Invalid, and NotFound for none's."""
+    """The conversation a path names; raises Invalid, NotFound if it is too large."""
     if not (text.isascii() and text.isdigit()):
         raise Invalid("The conversation id must be an integer.")
     if len(text) > 19:
@@ -104,7 +104,7 @@ def rag_conversation_id_of(fields: Mapping[str, Any]) -> int:
 
 
 def message_id_of(fields: Mapping[str, Any]) -> int | None:
-    """The message that is named, if one is; raises Invalid, and NotFound likewise."""
+    """The message that is named, if one is; raises Invalid, NotFound if too large."""
     message_id = fields.get("message_id")
     if message_id is None:
         return None

@@ -22,7 +22,7 @@ from llmbackend.prepared import Parameter, Select, Update, given
 logger = logging.getLogger(__name__)
 
 SILENT = timedelta(seconds=6)
-HEARD = timedelta(seconds=1)
+JUST_NOW = timedelta(seconds=1)
 FORGOTTEN = timedelta(hours=1)
 STREAMING = Message.Status.STREAMING
 
@@ -50,15 +50,15 @@ def beat_if_silent(writer: uuid.UUID) -> None:
 
     Of answers that are begun together, not each has to wait for the same row.
     """
-    heard = _HEARD.row(id=writer)
-    if heard is not None:
-        last, now = heard
-        if now - last < HEARD:
+    beaten = _LAST_BEAT.row(id=writer)
+    if beaten is not None:
+        last, now = beaten
+        if now - last < JUST_NOW:
             return
     beat(writer)
 
 
-_HEARD = Select(
+_LAST_BEAT = Select(
     lambda: Writer.objects.filter(pk=given(Writer, "id")).values_list(
         "heartbeat_at", Now()
     )

@@ -389,6 +389,7 @@ def plain_address(text: str) -> str:
 
 def printable(path: str) -> str:
     """A path as one log line can carry it."""
-    if len(path) <= 200 and path.isprintable():
+    path = path[:200]
+    if path.isprintable():
         return path
-    return "".join(c if c.isprintable() else "?" for c in path[:200])
+    return "".join(c if c.isprintable() else "?" for c in path)

@@ -137,8 +137,11 @@ class Written:
 def _given(parameters: Parameters, values: dict[str, Any], database: Any) -> list[Any]:
     given = []
     for name, plain, rest in parameters:
-        value = values[name] if name else rest
-        if name and value is not None and type(value) is not plain:
+        if not name:
+            given.append(rest)
+            continue
+        value = values[name]
+        if value is not None and type(value) is not plain:
             value = rest(value, database)
         given.append(value)
     return given

@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 from llmbackend.paging import KeyPaginator
 
 NAMED = 50
-# More than one form brings: see DATA_UPLOAD_MAX_NUMBER_FIELDS in the settings.
+# The form that asks has a field for each, of DATA_UPLOAD_MAX_NUMBER_FIELDS.
 MOST_DELETED = 5000
 # How Django's filters of choices and of truth values look a field up.
 OFFERED = frozenset(("", "exact", "isnull"))

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +34,7 @@ from tests.chat.ways import WAYS, Told, ask
 from tests.conftest import Served, client_of, make_user, until_idle
 from tests.fake_provider import ENDLESSLY, FakeProvider, Request, Script, refusal, whole
 from tests.patience import PATIENCE
+from tests.ports import black_hole
 from tests.rag.embeddings import added, make_base
 
 KEY = "sk-configured-key"
@@ -321,20 +321,6 @@ ANSWERED = {
 }
 
 
-@contextmanager
-def nowhere() -> Iterator[str]:
-    """The address of a port whose connections are never made: its queue is full."""
-    with ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(3):
-            caller = stack.enter_context(socket.socket())
-            caller.setblocking(False)
-            caller.connect_ex(listener.getsockname())
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-
-
 class Upstream:
     """The provider in one row: a fault for each question, as often as it lasts."""
 
@@ -369,14 +355,14 @@ def served(
     """A server of this module's own, with providers that cannot be reached."""
     plain, tls = provider_process.base_url, encrypted.base_url
     before = django_settings.CONFIG
-    with nowhere() as address, django_db_blocker.unblock():
+    with black_hole() as address, django_db_blocker.unblock():
         faulty = {
             "refused": "http://127.0.0.1:1/v1",
             "unknown": "http://nobody.invalid/v1",
             "untrusted": tls,
             "plain": plain.replace("http", "https"),
             "tls": tls.replace("https", "http"),
-            "nowhere": address,
+            "nowhere": f"http://{address}/v1",
         }
         providers = [
             Provider(name=name, base_url=url, api_key=KEY, chat_models=(f"{name}*",))

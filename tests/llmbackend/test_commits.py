@@ -205,9 +205,7 @@ async def test_no_transaction_is_of_more_than_its_share() -> None:
 
 
 @together
-async def test_where_no_thread_begins_all_are_told_and_the_next_are_carried_out() -> (
-    None
-):
+async def test_all_are_told_where_no_thread_begins() -> None:
     class Exhausted(DatabaseThreads):
         fails = 2
 
